@@ -1,0 +1,79 @@
+"""Raw rows as plain NumPy arrays: what every signature and every apply is called with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from tensorflow_metadata.proto.v0 import schema_pb2
+
+from skewless.errors import no_such_column
+from skewless.schema import Feature, Schema, missing_int
+
+__all__ = ["raw_array", "raw_arrays"]
+
+_DTYPE = {
+    schema_pb2.INT: np.dtype(np.int64),
+    schema_pb2.FLOAT: np.dtype(np.float32),
+    schema_pb2.BYTES: np.dtype(object),
+}
+
+
+def raw_arrays(batch: pa.RecordBatch, schema: Schema) -> dict[str, npt.NDArray[Any]]:
+    """Return the columns of `schema` as arrays in which missing values are written out.
+
+    Args:
+        batch: Rows with at least the schema's columns.
+        schema: The raw columns wanted.
+
+    Returns:
+        For each column an array of shape [rows], or [rows, longest list] for lists, with
+        dtype float32, int64 or object (bytes).
+
+    Raises:
+        RecipeError: If the batch lacks a column.
+    """
+    arrays = {}
+    for feature in schema.feature:
+        if feature.name not in batch.schema.names:
+            raise no_such_column(feature.name, batch.schema.names, "rows")
+        arrays[feature.name] = raw_array(batch.column(feature.name), feature)
+    return arrays
+
+
+def raw_array(column: pa.Array, feature: Feature) -> npt.NDArray[Any]:
+    """Return one raw column as an array, missing values in their written form.
+
+    >>> from skewless.schema import make_feature
+    >>> raw_array(pa.array([1, None]), make_feature("n", pa.float32(), required=False))
+    array([ 1., nan], dtype=float32)
+    """
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        return _padded_lists(column, feature)
+    dtype = _DTYPE[feature.type]
+    if feature.type == schema_pb2.BYTES:
+        filled = column.cast(pa.binary()).fill_null(b"")
+        return np.asarray(filled.to_numpy(zero_copy_only=False), dtype=object)
+    if feature.type == schema_pb2.INT:
+        filled = column.cast(pa.int64()).fill_null(missing_int(feature))
+        return np.asarray(filled.to_numpy(zero_copy_only=False), dtype=dtype)
+    filled = column.cast(pa.float32()).fill_null(np.nan)
+    return np.asarray(filled.to_numpy(zero_copy_only=False), dtype=dtype)
+
+
+def _padded_lists(column: pa.Array, feature: Feature) -> npt.NDArray[Any]:
+    """Return a list column as a matrix, short rows filled with the missing form."""
+    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+    values = raw_array(column.flatten(), feature)
+    fill: Any = {
+        schema_pb2.INT: missing_int(feature),
+        schema_pb2.FLOAT: np.nan,
+        schema_pb2.BYTES: b"",
+    }[feature.type]
+    matrix = np.full((len(column), int(lengths.max(initial=0))), fill, dtype=values.dtype)
+    if matrix.size:
+        matrix[np.arange(matrix.shape[1]) < lengths[:, None]] = values
+    return matrix
