@@ -1,0 +1,1 @@
+"""Keras and SavedModels only: from transformed examples to a model that serves raw rows."""

@@ -1,3 +1,134 @@
-"""Feature pipelines on Apache Beam without training/serving skew, and the proof of it."""
+"""Feature pipelines on Apache Beam without training/serving skew, and the proof of it.
+
+Everything public is here, loaded when it is first used: `import skewless` loads neither
+TensorFlow nor Beam.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from pyarrow.compute import field
+
+    from skewless.errors import DataError, RecipeError, RunError, SkewlessError
+    from skewless.models.networks import Dnn, Linear, WideAndDeep
+    from skewless.models.predict import Predictor
+    from skewless.pipeline.recipe import Recipe, load_recipe
+    from skewless.transforms.analyze import Analyze
+    from skewless.transforms.apply import ApplyTransform
+    from skewless.transforms.deduplicate import Deduplicate
+    from skewless.transforms.evaluation.decision import Evaluation, at_least, at_most, improves
+    from skewless.transforms.features.columns import (
+        categories,
+        category,
+        cross,
+        cyclic,
+        date_parts,
+        label,
+        numeric,
+        passthrough,
+        text,
+    )
+    from skewless.transforms.filter import Require, Where
+    from skewless.transforms.infer import infer_schema
+    from skewless.transforms.join import JoinAsOf
+    from skewless.transforms.predict import Predict
+    from skewless.transforms.rows import Rejected, Rows
+    from skewless.transforms.sources.csv import ReadCsv
+    from skewless.transforms.sources.json_lines import ReadJsonLines
+    from skewless.transforms.sources.parquet import ReadParquet
+    from skewless.transforms.split import SplitByHash, SplitByTime
+    from skewless.transforms.validate import Validate
+
+_HOMES = {
+    "errors": ("DataError", "RecipeError", "RunError", "SkewlessError"),
+    "models.networks": ("Dnn", "Linear", "WideAndDeep"),
+    "models.predict": ("Predictor",),
+    "pipeline.recipe": ("Recipe", "load_recipe"),
+    "transforms.analyze": ("Analyze",),
+    "transforms.apply": ("ApplyTransform",),
+    "transforms.deduplicate": ("Deduplicate",),
+    "transforms.evaluation.decision": ("Evaluation", "at_least", "at_most", "improves"),
+    "transforms.features.columns": (
+        "categories",
+        "category",
+        "cross",
+        "cyclic",
+        "date_parts",
+        "label",
+        "numeric",
+        "passthrough",
+        "text",
+    ),
+    "transforms.filter": ("Require", "Where", "field"),
+    "transforms.infer": ("infer_schema",),
+    "transforms.join": ("JoinAsOf",),
+    "transforms.predict": ("Predict",),
+    "transforms.rows": ("Rejected", "Rows"),
+    "transforms.sources.csv": ("ReadCsv",),
+    "transforms.sources.json_lines": ("ReadJsonLines",),
+    "transforms.sources.parquet": ("ReadParquet",),
+    "transforms.split": ("SplitByHash", "SplitByTime"),
+    "transforms.validate": ("Validate",),
+}
+_HOME = {name: f"skewless.{home}" for home, names in _HOMES.items() for name in names}
+
+__all__ = [  # noqa: F822 - the names are loaded by __getattr__
+    "Analyze",
+    "ApplyTransform",
+    "DataError",
+    "Deduplicate",
+    "Dnn",
+    "Evaluation",
+    "JoinAsOf",
+    "Linear",
+    "Predict",
+    "Predictor",
+    "ReadCsv",
+    "ReadJsonLines",
+    "ReadParquet",
+    "Recipe",
+    "RecipeError",
+    "Rejected",
+    "Require",
+    "Rows",
+    "RunError",
+    "SkewlessError",
+    "SplitByHash",
+    "SplitByTime",
+    "Validate",
+    "Where",
+    "WideAndDeep",
+    "at_least",
+    "at_most",
+    "categories",
+    "category",
+    "cross",
+    "cyclic",
+    "date_parts",
+    "field",
+    "improves",
+    "infer_schema",
+    "label",
+    "load_recipe",
+    "numeric",
+    "passthrough",
+    "text",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used (PEP 562)."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'skewless' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -55,6 +55,8 @@ class TransformGraph(tf.Module):  # type: ignore[misc]
         self._loader = saved_transform_io_v2.SavedModelLoader(
             str(pathlib.Path(path) / "transform_fn")
         )
+        # Vocabularies are found, when a model is exported, through attributes alone.
+        self._imported = self._loader._imported
         outputs = set(self._loader.structured_outputs)
         if unknown := set(without) - outputs:
             raise RecipeError(
@@ -97,7 +99,7 @@ class TransformGraph(tf.Module):  # type: ignore[misc]
         for name, spec in self.feature_spec.items():
             feature = find_feature(self.raw_schema, name)
             missing = missing_int(feature) if spec.dtype == tf.int64 else None
-            inputs[name] = _as_spec(rows[name], spec, missing)
+            inputs[name] = _as_spec(tf.convert_to_tensor(rows[name], spec.dtype), spec, missing)
         return self.from_tensors(inputs)
 
     def from_examples(self, serialized: tf.Tensor) -> dict[str, Any]:
@@ -109,6 +111,7 @@ class TransformGraph(tf.Module):  # type: ignore[misc]
                 feature = find_feature(self.raw_schema, name)
                 missing = missing_int(feature) if value.dtype == tf.int64 else None
                 value = tf.sparse.retain(value, _is_present(value.values, missing))
+                value = _without_holes(value)
             inputs[name] = value
         return self.from_tensors(inputs)
 
@@ -172,8 +175,9 @@ def _pad(value: Any, rows: tf.Tensor, extra: tf.Tensor, multiple: int) -> Any:
 def _repeat_last(values: tf.Tensor, count: tf.Tensor, more: tf.Tensor) -> tf.Tensor:
     """Append `more` copies of the last of `count` values."""
     at = tf.minimum(tf.range(count + more, dtype=tf.int64), tf.maximum(count - 1, 0))
-    return tf.ensure_shape(tf.gather(values, at), values.shape[:0].concatenate(
-        [None]).concatenate(values.shape[1:]))
+    return tf.ensure_shape(
+        tf.gather(values, at), values.shape[:0].concatenate([None]).concatenate(values.shape[1:])
+    )
 
 
 def slice_rows(value: Any, rows: tf.Tensor) -> Any:
@@ -206,9 +210,16 @@ def _as_spec(value: tf.Tensor, spec: Any, missing: int | None) -> Any:
         return tf.reshape(value, [-1, *spec.shape])
     matrix = value if value.shape.rank == 2 else value[:, tf.newaxis]
     where = tf.where(_is_present(matrix, missing))
-    return tf.SparseTensor(
-        where, tf.gather_nd(matrix, where), tf.shape(matrix, out_type=tf.int64)
-    )
+    values, shape = tf.gather_nd(matrix, where), tf.shape(matrix, out_type=tf.int64)
+    return _without_holes(tf.SparseTensor(where, values, shape))
+
+
+def _without_holes(value: tf.SparseTensor) -> tf.SparseTensor:
+    """Move the values of each row up: a missing one is not an element of a list."""
+    rows = value.indices[:, 0]
+    first = tf.searchsorted(rows, rows, out_type=tf.int64)
+    at = tf.range(tf.size(rows, tf.int64)) - first
+    return tf.SparseTensor(tf.stack([rows, at], axis=1), value.values, value.dense_shape)
 
 
 def _is_present(values: tf.Tensor, missing: int | None) -> tf.Tensor:

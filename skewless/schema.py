@@ -20,6 +20,7 @@ from skewless.errors import RecipeError
 __all__ = [
     "MISSING_INT",
     "Schema",
+    "absent_at_serving",
     "arrow_schema",
     "arrow_type",
     "column_names",
@@ -47,6 +48,13 @@ _ARROW = {
     schema_pb2.FLOAT: pa.float32(),
     schema_pb2.BYTES: pa.string(),
 }
+_TEXT_KINDS = (
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_null,
+)
 _UNITS = {
     schema_pb2.TimeDomain.UNIX_SECONDS: "s",
     schema_pb2.TimeDomain.UNIX_MICROSECONDS: "us",
@@ -153,9 +161,7 @@ def make_feature(name: str, type_: pa.DataType, *, required: bool) -> Feature:
         feature.type = schema_pb2.INT
         whole = pa.types.is_date32(value) or (pa.types.is_timestamp(value) and value.unit == "s")
         feature.time_domain.integer_format = (
-            schema_pb2.TimeDomain.UNIX_SECONDS
-            if whole
-            else schema_pb2.TimeDomain.UNIX_MICROSECONDS
+            schema_pb2.TimeDomain.UNIX_SECONDS if whole else schema_pb2.TimeDomain.UNIX_MICROSECONDS
         )
     elif pa.types.is_integer(value) or pa.types.is_boolean(value):
         feature.type = schema_pb2.INT
@@ -164,9 +170,7 @@ def make_feature(name: str, type_: pa.DataType, *, required: bool) -> Feature:
     elif pa.types.is_floating(value) or pa.types.is_decimal(value):
         feature.type = schema_pb2.FLOAT
         feature.float_domain.disallow_inf = True
-    elif pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_null(value):
-        feature.type = schema_pb2.BYTES
-    elif pa.types.is_binary(value) or pa.types.is_large_binary(value):
+    elif any(is_kind(value) for is_kind in _TEXT_KINDS):
         feature.type = schema_pb2.BYTES
     elif pa.types.is_dictionary(value):
         return make_feature(name, value.value_type, required=required)
@@ -186,16 +190,23 @@ def make_feature(name: str, type_: pa.DataType, *, required: bool) -> Feature:
     return feature
 
 
-def make_schema(features: Iterable[Feature], *, label_only: Iterable[str] = ()) -> Schema:
-    """Return a Schema of `features`; those in `label_only` are absent at serving."""
-    absent = set(label_only)
+def make_schema(features: Iterable[Feature], *, domains: Schema | None = None) -> Schema:
+    """Return a Schema of `features`, with the named string domains of `domains`."""
     schema = Schema(default_environment=["TRAINING", _SERVING])
-    for feature in features:
-        added = schema.feature.add()
-        added.CopyFrom(feature)
-        if feature.name in absent and _SERVING not in added.not_in_environment:
-            added.not_in_environment.append(_SERVING)
+    schema.feature.extend(features)
+    if domains is not None:
+        schema.string_domain.extend(domains.string_domain)
     return schema
+
+
+def absent_at_serving(schema: Schema, names: Iterable[str]) -> Schema:
+    """Return a copy of `schema` in which the columns in `names` are not in SERVING."""
+    copy = make_schema(schema.feature, domains=schema)
+    for name in names:
+        feature = find_feature(copy, name)
+        if feature is not None and _SERVING not in feature.not_in_environment:
+            feature.not_in_environment.append(_SERVING)
+    return copy
 
 
 def drop_columns(schema: Schema, names: Iterable[str]) -> Schema:

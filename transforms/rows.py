@@ -47,6 +47,7 @@ class Rejected(NamedTuple):
         value: The offending value as text.
         reason: What was expected.
         payload: The raw line, or the row as a JSON object.
+        input: The name of the input; empty for the main source.
     """
 
     step: str
@@ -56,6 +57,7 @@ class Rejected(NamedTuple):
     value: str
     reason: str
     payload: bytes
+    input: str = ""
 
 
 class Count(NamedTuple):
@@ -91,9 +93,7 @@ class Rows(NamedTuple):
         result = self.rows | transform
         if not isinstance(result, Rows):
             return result
-        return Rows(
-            result.rows, self.rejected + result.rejected, self.counts + result.counts
-        )
+        return Rows(result.rows, self.rejected + result.rejected, self.counts + result.counts)
 
 
 class _RecordBatchCoder(coders.Coder):
@@ -133,9 +133,7 @@ def with_origin(batch: pa.RecordBatch, file: str, offsets: pa.Array) -> pa.Recor
     return pa.RecordBatch.from_arrays([*batch.columns, files, offsets], names=names)
 
 
-def reject_rows(
-    batch: pa.RecordBatch, step: str, column: str, reason: str
-) -> list[Rejected]:
+def reject_rows(batch: pa.RecordBatch, step: str, column: str, reason: str) -> list[Rejected]:
     """Return every row of `batch` as rejected for `reason`, its payload a JSON object."""
     rejected = []
     for row in batch.to_pylist():

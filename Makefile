@@ -1,0 +1,56 @@
+# `make help` says what there is. `make demo` and `make test` are all the set-up needed.
+# Each Python has an environment of its own: .venv for 3.11, .venv-3.12 for 3.12, and so on.
+
+PYTHON ?= python3.11
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+VENV := .venv$(if $(filter-out 3.11,$(VERSION)),-$(VERSION))
+BIN := $(VENV)/bin
+INPUTS := setup.py pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check integration bench docs constraints
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@echo "  With another Python: make test PYTHON=python3.12"
+
+demo: $(VENV)/.demo  ## Run the flights example from raw CSV to a served prediction
+	$(BIN)/skewless run examples/flights/recipe.py --output runs/
+
+test: $(VENV)/.dev  ## Run the tests, without the slow ones
+	$(BIN)/python -m pytest -m "not integration"
+
+check: $(VENV)/.dev  ## Lint, format, types, and the layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p skewless
+	$(BIN)/lint-imports
+
+integration: $(VENV)/.dev  ## Run the slow tests: fresh environments, real runners and servers
+	$(BIN)/python -m pytest -m integration
+
+bench: $(VENV)/.dev  ## Compare the latest flights run with scikit-learn on the same rows
+	@run=$$(ls -dt runs/flights/*/ 2>/dev/null | head -n 1); \
+	if [ -z "$$run" ]; then echo "bench: no run in runs/flights/; first: make demo" >&2; exit 1; fi; \
+	$(BIN)/python tests/benchmarks/auc_flights.py "$$run"
+
+docs: $(VENV)/.dev  ## Check the links and the Python code of README.md and docs/
+	$(BIN)/python -m pytest tests/test_docs.py
+
+constraints:  ## Renew constraints.txt: the newest versions that fit, as pip finds them
+	@test -n "$(VERSION)" || { echo "$(PYTHON) not found" >&2; exit 1; }
+	rm -rf .venv-constraints
+	$(PYTHON) -m venv .venv-constraints
+	.venv-constraints/bin/pip install --quiet -e '.[dev]'
+	sed '/^[^#]/d' constraints.txt > .venv-constraints/new
+	.venv-constraints/bin/pip freeze --all --exclude pip --exclude-editable >> .venv-constraints/new
+	mv .venv-constraints/new constraints.txt
+	rm -rf .venv-constraints
+
+$(VENV)/.demo: EXTRA := demo
+$(VENV)/.dev: EXTRA := dev
+$(VENV)/.demo $(VENV)/.dev: $(INPUTS)
+	@test -n "$(VERSION)" || { echo "$(PYTHON) not found; name one: make PYTHON=python3.12" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[$(EXTRA)]'
+	touch $@

@@ -1,0 +1,112 @@
+"""The `skewless` command. Nothing heavy is imported before the arguments are known to be right."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import sys
+import traceback
+from collections.abc import Sequence
+
+from skewless import __version__
+from skewless.errors import RecipeError, SkewlessError
+
+__all__ = ["main", "make_parser"]
+
+_STAGES = {
+    "run": "do everything: transform, train, export, evaluate",
+    "transform": "read, check and split the rows, fit the transform graph, write TFRecords",
+    "train": "... and train the model",
+    "export": "... and export it with the transform graph inside",
+    "evaluate": "... and measure it on the test rows; the same as run",
+}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="skewless", description="Feature pipelines without training/serving skew."
+    )
+    parser.add_argument("--version", action="version", version=f"skewless {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the stack of an error")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in _STAGES.items():
+        _add_stage(commands.add_parser(name, help=text, description=text))
+    predict = commands.add_parser("predict", help="predict for raw rows of JSON")
+    predict.add_argument("model", type=pathlib.Path, help="a SavedModel, or a run")
+    predict.add_argument("rows", help="a file of one JSON object a line, or - for standard input")
+    verify = commands.add_parser("verify", help="prove that no feature differs in any bit")
+    verify.add_argument("run", type=pathlib.Path, help="a run, or a folder of runs: the newest")
+    verify.add_argument(
+        "--batch-sizes",
+        default="1,7,1024,all",
+        metavar="LIST",
+        help="rows in one call of the SavedModel (default: %(default)s)",
+    )
+    verify.add_argument("--limit", type=int, metavar="N", help="compare N rows of each part")
+    verify.add_argument(
+        "--rows-only-from-run", action="store_true", help="do not read the source again"
+    )
+    replay = commands.add_parser("replay", help="run again with repaired rows in place")
+    replay.add_argument("run", type=pathlib.Path, help="the run that rejected them")
+    replay.add_argument(
+        "repaired", type=pathlib.Path, help="a repaired file of rejected/, or a folder of them"
+    )
+    return parser
+
+
+def _add_stage(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", type=pathlib.Path, help="a Python file with a Recipe")
+    parser.add_argument(
+        "--output", type=pathlib.Path, default=pathlib.Path("runs"), help="default: runs"
+    )
+    parser.add_argument("--run-id", help="the run's name; made of its inputs when absent")
+    parser.add_argument(
+        "--warm-start", type=pathlib.Path, metavar="RUN", help="take the first weights from RUN"
+    )
+    parser.add_argument(
+        "--baseline", type=pathlib.Path, metavar="RUN", help="compare the metrics with RUN's"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        0 if all is well, 1 for a run that failed (or a feature that differs), 2 for a wrong
+        recipe or argument.
+    """
+    options = make_parser().parse_args(arguments)
+    try:
+        _check_paths(options)
+        # TensorFlow writes pages of notices about this machine's hardware when it is loaded.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+        from skewless.launch import commands
+
+        code = commands.COMMANDS[options.command](options)
+    except SkewlessError as error:
+        if options.debug:
+            traceback.print_exc()
+        print(f"skewless: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        # Whoever read our output has seen enough, as in `skewless predict ... | head`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("skewless: stopped; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    return code
+
+
+def _check_paths(options: argparse.Namespace) -> None:
+    """Answer a wrong path at once, before anything heavy is loaded."""
+    for name in ("recipe", "run", "model", "repaired", "warm_start", "baseline"):
+        path = getattr(options, name, None)
+        if path is not None and not path.exists():
+            raise RecipeError(f"{name.replace('_', '-')} {path}: there is no such file or folder")
+    rows = getattr(options, "rows", "-")
+    if rows != "-" and not pathlib.Path(rows).is_file():
+        raise RecipeError(f"rows {rows}: there is no such file")

@@ -1,0 +1,152 @@
+"""What each command does: call a journey of the pipeline and show what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Iterator
+
+from skewless.errors import RecipeError, RunError
+from skewless.launch.display import Screen
+from skewless.launch.summary import show_comparisons, show_result
+from skewless.pipeline.artifacts import RunPaths, latest_run, read_manifest
+from skewless.pipeline.execution import Execution
+from skewless.pipeline.journey import STAGES, Journey, journey
+from skewless.pipeline.predicting import predict_lines
+from skewless.pipeline.recipe import Recipe, load_recipe
+from skewless.pipeline.rereading import verify_rows
+from skewless.pipeline.verifying import verify_features
+from skewless.transforms.rows import Rejected
+from skewless.transforms.sinks.rejected import rejected_from_json
+
+__all__ = ["COMMANDS"]
+
+
+def _stage(options: argparse.Namespace) -> int:
+    until = STAGES[-1] if options.command == "run" else options.command
+    return _travel(
+        Journey(
+            options.recipe,
+            options.output,
+            run_id=options.run_id,
+            until=until,
+            warm_start=options.warm_start and latest_run(options.warm_start),
+            baseline=options.baseline and latest_run(options.baseline),
+        )
+    )
+
+
+def _travel(wanted: Journey) -> int:
+    with Screen() as screen:
+        show_result(screen.console, journey(wanted, screen))
+    return 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    failed = 0
+    name = "standard input" if options.rows == "-" else options.rows
+    for line in predict_lines(options.model, _lines(options.rows), name):
+        failed += line.startswith('{"error"')
+        sys.stdout.write(f"{line}\n")
+    if failed:
+        raise RunError(f"{name}: {failed} rows could not be read; see the lines with an error")
+    return 0
+
+
+def _lines(rows: str) -> Iterator[bytes]:
+    if rows == "-":
+        yield from sys.stdin.buffer
+        return
+    with pathlib.Path(rows).open("rb") as file:
+        yield from file
+
+
+def _verify(options: argparse.Namespace) -> int:
+    paths = RunPaths(latest_run(options.run))
+    recipe = _recipe_of(paths)
+    sizes = [_batch_size(text) for text in options.batch_sizes.split(",")]
+    found = []
+    with Screen() as screen:
+        if not options.rows_only_from_run:
+            with screen.working("reread"):
+                found.append(verify_rows(paths, recipe, Execution()))
+        with screen.working("verify"):
+            found += verify_features(paths, recipe.label_key, sizes, options.limit)
+        show_comparisons(screen.console, found)
+    return int(any(comparison.differing for comparison in found))
+
+
+def _batch_size(text: str) -> int | None:
+    if text.strip() == "all":
+        return None
+    if not text.strip().isdigit() or int(text) < 1:
+        raise RecipeError(f'--batch-sizes: "{text}" is not a number of rows; expected 1,7,all')
+    return int(text)
+
+
+def _recipe_of(paths: RunPaths) -> Recipe:
+    """Return the recipe that a run was made from, if it still says the same."""
+    manifest = read_manifest(paths.root)
+    file = pathlib.Path(manifest["recipe"]["file"])
+    recipe = load_recipe(file)
+    if recipe.digest() != manifest["identity"]["recipe_digest"]:
+        raise RunError(
+            f"{file} has changed since the run {paths.root}; run the recipe again, "
+            "or bring the old one back"
+        )
+    return recipe
+
+
+def _replay(options: argparse.Namespace) -> int:
+    paths = RunPaths(latest_run(options.run))
+    manifest = read_manifest(paths.root)
+    return _travel(
+        Journey(
+            pathlib.Path(manifest["recipe"]["file"]),
+            paths.root.parent.parent,
+            repaired=_read_repaired(options.repaired),
+        )
+    )
+
+
+def _read_repaired(path: pathlib.Path) -> tuple[Rejected, ...]:
+    files = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
+    repaired = []
+    for file in files:
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+            try:
+                repaired.append(rejected_from_json(line))
+            except (ValueError, TypeError, AttributeError) as error:
+                raise RecipeError(f"{file}:{number}: not a line of rejected/: {error}") from None
+    if not repaired:
+        raise RecipeError(f"{path}: there is no repaired row; expected lines as in rejected/")
+    if joined := sorted({row.input for row in repaired if row.input}):
+        raise RecipeError(
+            f"{path}: rows of {', '.join(joined)} cannot be replayed, only those of the main "
+            "source; repair them in their own file"
+        )
+    return tuple(sorted(repaired))
+
+
+def _quiet_libraries() -> None:
+    """Keep libraries' notices from the screen; their errors stay."""
+    for name in ("apache_beam", "tensorflow", "absl", "root"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
+
+_quiet_libraries()
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "run": _stage,
+    "transform": _stage,
+    "train": _stage,
+    "export": _stage,
+    "evaluate": _stage,
+    "predict": _predict,
+    "verify": _verify,
+    "replay": _replay,
+}

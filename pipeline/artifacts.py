@@ -1,0 +1,156 @@
+"""Where everything of a run lies: the only place that names a path of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any
+
+from skewless.errors import RunError
+
+__all__ = ["RunPaths", "digest_file", "digest_of", "latest_run", "read_manifest", "write_json"]
+
+SPLITS = ("train", "eval", "test")
+_MANIFEST = "manifest.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class RunPaths:
+    """The files and folders of one run, below `root`."""
+
+    root: pathlib.Path
+
+    @property
+    def manifest(self) -> pathlib.Path:
+        """Inputs, versions, seeds, stages and the ledger."""
+        return self.root / _MANIFEST
+
+    @property
+    def schema(self) -> pathlib.Path:
+        """The schema of the rows that enter the graph."""
+        return self.root / "schema.pbtxt"
+
+    @property
+    def input_schemas(self) -> pathlib.Path:
+        """The schema of each input, `<input>.pbtxt`."""
+        return self.root / "schemas"
+
+    @property
+    def rows(self) -> pathlib.Path:
+        """What enters the graph: `<split>/part-*.parquet`."""
+        return self.root / "rows"
+
+    @property
+    def examples(self) -> pathlib.Path:
+        """What leaves the graph: `<split>/part-*.tfrecord.gz`, part by part as `rows`."""
+        return self.root / "examples"
+
+    @property
+    def rejected(self) -> pathlib.Path:
+        """Rejected rows, `*.jsonl`."""
+        return self.root / "rejected"
+
+    @property
+    def repaired(self) -> pathlib.Path:
+        """The repaired rows that the run was given, as they were in `rejected/`."""
+        return self.root / "repaired.jsonl"
+
+    @property
+    def transform_graph(self) -> pathlib.Path:
+        """The transform graph in tf.Transform's own layout."""
+        return self.root / "transform_graph"
+
+    @property
+    def training(self) -> pathlib.Path:
+        """The trained Keras model and its history."""
+        return self.root / "training"
+
+    @property
+    def model(self) -> pathlib.Path:
+        """SavedModels, `<version>/`."""
+        return self.root / "model"
+
+    @property
+    def evaluation(self) -> pathlib.Path:
+        """Metrics, in TFMA's format and as `metrics.json`."""
+        return self.root / "evaluation"
+
+    @property
+    def work(self) -> pathlib.Path:
+        """Unfinished stages; never read by anybody else."""
+        return self.root / ".work"
+
+    def row_parts(self, split: str) -> list[pathlib.Path]:
+        """Return the parts of rows of a split, in order."""
+        return sorted((self.rows / split).glob("part-*.parquet"))
+
+    def example_parts(self, split: str) -> list[pathlib.Path]:
+        """Return the parts of features of a split, in order."""
+        return sorted((self.examples / split).glob("part-*.tfrecord.gz"))
+
+    def newest_model(self) -> pathlib.Path:
+        """Return the newest model version.
+
+        Raises:
+            RunError: If no model was exported.
+        """
+        versions = [p for p in self.model.glob("*") if p.name.isdigit()]
+        if not versions:
+            raise RunError(f"{self.root}: there is no exported model; run `skewless export`")
+        return max(versions, key=lambda p: int(p.name))
+
+
+def read_manifest(root: pathlib.Path) -> dict[str, Any]:
+    """Return the manifest of the run at `root`, empty where there is none yet.
+
+    Raises:
+        RunError: If the file is not JSON.
+    """
+    path = root / _MANIFEST
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except json.JSONDecodeError as error:
+        raise RunError(f"{path}: not a manifest: {error}; remove the run and start again") from None
+    return manifest
+
+
+def latest_run(directory: pathlib.Path) -> pathlib.Path:
+    """Return the run that `directory` is, or the newest run below it.
+
+    Raises:
+        RunError: If there is no run there.
+    """
+    if (directory / _MANIFEST).exists():
+        return directory
+    runs = sorted(directory.rglob(_MANIFEST), key=lambda path: path.stat().st_mtime)
+    if not runs:
+        raise RunError(f"{directory}: there is no run here; expected a folder with {_MANIFEST}")
+    return runs[-1].parent
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Write `value` as JSON, replacing the file at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def digest_of(value: Any) -> str:
+    """Return the digest of a JSON value, the same on every machine."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def digest_file(path: str | os.PathLike[str]) -> str:
+    """Return the digest of a local file's bytes."""
+    with open(path, "rb") as file:  # noqa: PTH123 - file_digest wants a raw file
+        digest = hashlib.blake2b(digest_size=16)
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,148 @@
+"""A recipe's whole journey: transform, train, export, evaluate, in one run directory."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import pathlib
+import platform
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from apache_beam.io.filesystems import FileSystems
+
+from skewless import __version__
+from skewless.errors import DataError
+from skewless.pipeline.artifacts import RunPaths, digest_file, digest_of
+from skewless.pipeline.batch import transform
+from skewless.pipeline.execution import Execution
+from skewless.pipeline.ledger import Ledger
+from skewless.pipeline.recipe import Recipe, load_recipe
+from skewless.pipeline.stages import Display, Run
+from skewless.pipeline.training import evaluate_model, export_model, train_model
+from skewless.transforms.rows import Rejected
+
+__all__ = ["STAGES", "Journey", "Result", "fingerprint", "journey"]
+
+STAGES = ("transform", "train", "export", "evaluate")
+_PACKAGES = (
+    "apache-beam",
+    "keras",
+    "numpy",
+    "pyarrow",
+    "tensorflow",
+    "tensorflow-metadata",
+    "tensorflow-model-analysis",
+    "tensorflow-transform",
+    "tfx-bsl",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Journey:
+    """What to run and where.
+
+    Args:
+        recipe: The recipe's file.
+        output: Runs lie in `<output>/<recipe name>/<run id>`.
+        run_id: The run's name; made of the digests of recipe and inputs when absent, so
+            that the same inputs lead to the same run.
+        until: The last stage to do, of `STAGES`.
+        execution: Where Beam runs.
+        warm_start: A run to take the first weights from.
+        baseline: A run to compare the metrics with.
+        repaired: Repaired rows to put in the place of rejected ones.
+    """
+
+    recipe: pathlib.Path
+    output: pathlib.Path
+    run_id: str | None = None
+    until: str = STAGES[-1]
+    execution: Execution = dataclasses.field(default_factory=Execution)
+    warm_start: pathlib.Path | None = None
+    baseline: pathlib.Path | None = None
+    repaired: tuple[Rejected, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What came of a journey: its run, ledger, and, when evaluated, metrics and blessing."""
+
+    paths: RunPaths
+    ledger: Ledger
+    metrics: dict[str, Any] | None
+    blessing: dict[str, Any] | None
+
+
+def journey(wanted: Journey, display: Display) -> Result:
+    """Do the stages of a recipe up to `until`; those that are done already are skipped.
+
+    Raises:
+        SkewlessError: If the recipe, the input or a stage is wrong; nothing of the failed
+            stage is published, and the same call goes on where it stopped.
+    """
+    recipe = load_recipe(wanted.recipe)
+    with _opened(wanted, recipe, display) as run:
+        last = STAGES.index(wanted.until)
+        ledger = transform(run, recipe, wanted.execution, wanted.repaired)
+        evaluated: dict[str, Any] = {}
+        if last >= STAGES.index("train"):
+            train_model(run, recipe, wanted.warm_start)
+        if last >= STAGES.index("export"):
+            export_model(run, recipe)
+        if last >= STAGES.index("evaluate"):
+            evaluated = evaluate_model(run, recipe, wanted.execution, wanted.baseline)
+        return Result(run.paths, ledger, evaluated.get("metrics"), evaluated.get("blessing"))
+
+
+@contextlib.contextmanager
+def _opened(wanted: Journey, recipe: Recipe, display: Display) -> Iterator[Run]:
+    inputs = fingerprint(recipe)
+    identity = {
+        "recipe": recipe.name,
+        "recipe_digest": recipe.digest(),
+        "inputs_digest": digest_of(inputs),
+        "repaired_digest": digest_of([list(map(str, row)) for row in wanted.repaired]),
+    }
+    run_id = wanted.run_id or digest_of(identity)[:12]
+    root = wanted.output / recipe.name / run_id
+    with Run.open(root, display, identity) as run:
+        run.manifest.update(
+            inputs=inputs,
+            recipe={"file": str(wanted.recipe), "definition": recipe.describe()},
+            seed=recipe.seed,
+            versions={
+                "skewless": __version__,
+                "python": platform.python_version(),
+                **{name: importlib.metadata.version(name) for name in _PACKAGES},
+            },
+        )
+        yield run
+
+
+def fingerprint(recipe: Recipe) -> dict[str, list[dict[str, Any]]]:
+    """Return the files of every input with their sizes and digests.
+
+    Raises:
+        DataError: If a pattern matches no file.
+    """
+    return {name: _files(name, source.pattern) for name, source in recipe.sources().items()}
+
+
+def _files(name: str, patterns: Sequence[str]) -> list[dict[str, Any]]:
+    files = []
+    for pattern in patterns:
+        matched = FileSystems.match([str(pattern)])[0].metadata_list
+        if not matched:
+            raise DataError(f'input "{name}": there is no file {pattern}')
+        files += [
+            {"path": f.path, "size": f.size_in_bytes, "digest": _digest(f.path)} for f in matched
+        ]
+    return sorted(files, key=str)
+
+
+def _digest(path: str) -> str:
+    # A remote file system knows its checksums; Beam's local one knows sizes only.
+    local = pathlib.Path(path)
+    return digest_file(local) if local.exists() else str(FileSystems.checksum(path))

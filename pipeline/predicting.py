@@ -1,0 +1,58 @@
+"""Predictions for raw JSON rows, by an exported model alone."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+from skewless.models.predict import Predictor
+from skewless.pipeline.artifacts import RunPaths
+from skewless.transforms.parse import parse_json_rows
+
+__all__ = ["model_directory", "predict_lines"]
+
+_BATCH_ROWS = 1024
+
+
+def model_directory(path: pathlib.Path) -> pathlib.Path:
+    """Return the model at `path`: a SavedModel, a folder of versions, or a run."""
+    run = RunPaths(path)
+    return run.newest_model() if run.manifest.exists() else path
+
+
+def predict_lines(model: pathlib.Path, lines: Iterable[bytes], name: str) -> Iterator[str]:
+    """Yield a JSON object for each JSON row: the model's outputs, or an `error`.
+
+    Args:
+        model: A SavedModel, a folder of versions, or a run.
+        lines: One JSON object of raw fields each; a field that may be missing may be left out.
+        name: What the lines are called in an error.
+    """
+    predictor = Predictor(str(model_directory(model)))
+    rest = iter(lines)
+    while chunk := list(islice(rest, _BATCH_ROWS)):
+        rows = [line for line in chunk if line.strip()]
+        kept, rejected, _ = parse_json_rows(rows, predictor.schema, name, list(range(len(rows))))
+        failed = {row.offset: row for row in rejected}
+        outputs = predictor.predict(kept) if kept.num_rows else {}
+        answers = _by_row(outputs)
+        for at in range(len(rows)):
+            if at in failed:
+                bad = failed[at]
+                where = f'column "{bad.column}": ' if bad.column else ""
+                yield json.dumps({"error": f"{where}{bad.reason}", "value": bad.value})
+            else:
+                yield json.dumps(next(answers))
+
+
+def _by_row(outputs: Any) -> Iterator[dict[str, Any]]:
+    """Yield the outputs row by row as JSON values."""
+    columns = {
+        name: [v.decode() if isinstance(v, bytes) else v for v in values.tolist()]
+        for name, values in outputs.items()
+    }
+    for values in zip(*columns.values(), strict=True):
+        yield dict(zip(columns, values, strict=True))

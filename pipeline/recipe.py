@@ -1,0 +1,224 @@
+"""A recipe: what to read, which rows to keep, which features to make, which model to train."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import inspect
+import os
+import pathlib
+import re
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import pyarrow.compute as pc
+from google.protobuf.message import Message
+
+from skewless.errors import RecipeError, SkewlessError
+from skewless.models.networks import Dnn, Linear, WideAndDeep
+from skewless.pipeline.artifacts import digest_of
+from skewless.schema import Schema, format_schema
+from skewless.transforms.evaluation import Evaluation
+from skewless.transforms.features.columns import LABEL, Column, Label
+from skewless.transforms.split import SplitByHash, SplitByTime
+
+__all__ = ["Recipe", "load_recipe"]
+
+Network = Linear | Dnn | WideAndDeep
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """One definition of a model's data, features and training.
+
+    Args:
+        name: The name of its runs' folder: letters, digits, `-` and `_`.
+        source: Where the rows come from: `ReadCsv`, `ReadJsonLines` or `ReadParquet`.
+        label: What to predict: `label("column")...`, or with `preprocessing_fn` the name
+            of the feature that is the label.
+        split: `SplitByTime` or `SplitByHash`.
+        model: `Linear`, `Dnn` or `WideAndDeep`.
+        rows: Steps over rows, in order: `Require`, `Where`, `Deduplicate`, `JoinAsOf`.
+        features: Feature name to column: `{"distance": numeric("distance").zscore()}`.
+        preprocessing_fn: A plain tf.Transform function, instead of `features`.
+        schema: The frozen schema of the rows that enter the graph: a proto, or the path of
+            a `schema.pbtxt`, relative to the recipe's file. Inferred when absent.
+        evaluation: Slices and thresholds.
+        seed: Of the training.
+        max_rejected: The share of rejected rows, 0 to 1, above which a run fails.
+
+    Raises:
+        RecipeError: If an argument is wrong, or two exclude each other.
+    """
+
+    name: str
+    source: Any
+    label: Label | str
+    split: SplitByTime | SplitByHash
+    model: Network
+    rows: Sequence[Any] = ()
+    features: Mapping[str, Column] | None = None
+    preprocessing_fn: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    schema: Schema | str | os.PathLike[str] | None = None
+    evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
+    seed: int = 0
+    max_rejected: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
+            raise RecipeError(
+                f'Recipe(name="{self.name}"): expected letters, digits, "-" and "_" only'
+            )
+        if (self.features is None) == (self.preprocessing_fn is None):
+            raise RecipeError("Recipe: give either features= or preprocessing_fn=, not both")
+        if self.features is not None and not isinstance(self.label, Label):
+            raise RecipeError(f'Recipe(label={self.label!r}): expected label("column")')
+        if self.preprocessing_fn is not None and not isinstance(self.label, str):
+            raise RecipeError(
+                "Recipe(label=...): with preprocessing_fn= the label is the name of one of "
+                'its outputs, as in label="tips_xf"'
+            )
+        if not 0 <= self.max_rejected <= 1:
+            raise RecipeError(
+                f"Recipe(max_rejected={self.max_rejected}): expected a share from 0 to 1"
+            )
+        if not hasattr(self.source, "input_name"):
+            raise RecipeError(
+                f"Recipe(source={type(self.source).__name__}): expected ReadCsv, "
+                "ReadJsonLines or ReadParquet"
+            )
+        for step in self.rows:
+            if not hasattr(step, "output_schema"):
+                raise RecipeError(
+                    f"Recipe(rows=[... {type(step).__name__}]): expected Require, Where, "
+                    "Deduplicate, JoinAsOf or Validate"
+                )
+        object.__setattr__(self, "rows", tuple(self.rows))
+
+    @property
+    def label_key(self) -> str:
+        """The name of the label among the transformed features."""
+        return self.label if isinstance(self.label, str) else LABEL
+
+    def sources(self) -> dict[str, Any]:
+        """Return every source by its input's name, the main one first.
+
+        Raises:
+            RecipeError: If two inputs have the same name.
+        """
+        found = {self.source.input_name: self.source}
+        for step in self.rows:
+            right = getattr(step, "right", None)
+            if right is None:
+                continue
+            if right.input_name in found:
+                raise RecipeError(
+                    f'two inputs are called "{right.input_name}"; name one of them with name='
+                )
+            found[right.input_name] = right
+        return found
+
+    def describe(self, *fields: str) -> Any:
+        """Return the named fields (all, when none is named) as a canonical JSON value."""
+        names = fields or tuple(f.name for f in dataclasses.fields(self))
+        return _fields(self, names)
+
+    def digest(self) -> str:
+        """Return the digest of the whole definition."""
+        return digest_of(self.describe())
+
+
+def _fields(value: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Return fields as JSON; a schema given as a path counts by what the file says."""
+    fields = {}
+    for name in names:
+        field = getattr(value, name)
+        if name == "schema" and isinstance(field, str | os.PathLike):
+            field = pathlib.Path(field).read_text() if pathlib.Path(field).is_file() else None
+        fields[name] = _canonical(field)
+    return fields
+
+
+def _canonical(value: Any) -> Any:
+    """Return a JSON value that is equal for equal definitions, on every machine."""
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    if isinstance(value, Message):
+        return format_schema(value)
+    if isinstance(value, pc.Expression | os.PathLike):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [type(value).__name__, _fields(value, [f.name for f in dataclasses.fields(value)])]
+    if isinstance(value, Mapping):
+        return {str(k): _canonical(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_canonical(v) for v in value]
+    if callable(value):
+        # The module's whole text: a function may lean on anything that stands beside it.
+        module = inspect.getmodule(value)
+        source = inspect.getsource(module) if module else inspect.getsource(value)
+        return [f"{value.__module__}.{value.__qualname__}", source]
+    return repr(value)
+
+
+def load_recipe(path: str | os.PathLike[str]) -> Recipe:
+    """Return the recipe that a Python file defines.
+
+    The file's folder is importable while it runs, as for a script.
+
+    Raises:
+        RecipeError: If there is no such file, it fails, or it holds no recipe.
+    """
+    file = pathlib.Path(path)
+    if not file.is_file():
+        raise RecipeError(f"{path}: there is no such recipe; expected a Python file")
+    module = _run_file(file)
+    found = {id(v): v for v in vars(module).values() if isinstance(v, Recipe)}
+    named = getattr(module, "recipe", None)
+    if isinstance(named, Recipe):
+        return _resolved(named, file)
+    if len(found) != 1:
+        raise RecipeError(
+            f"{path}: found {len(found)} recipes; expected a variable `recipe = skewless.Recipe(...)`"
+        )
+    return _resolved(next(iter(found.values())), file)
+
+
+def _resolved(recipe: Recipe, file: pathlib.Path) -> Recipe:
+    """Return the recipe with the schema's path taken from the recipe's folder."""
+    if isinstance(recipe.schema, str | os.PathLike):
+        return dataclasses.replace(recipe, schema=file.parent / recipe.schema)
+    return recipe
+
+
+def _run_file(file: pathlib.Path) -> ModuleType:
+    folder = str(file.resolve().parent)
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise RecipeError(f"{file}: not a Python file; expected a name that ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, folder)
+    try:
+        # Beam pickles a user's functions by reference, so the module must be findable.
+        sys.modules[file.stem] = module
+        spec.loader.exec_module(module)
+    except SkewlessError as error:
+        raise type(error)(f"{file}:{_line_of(error, file)}: {error}") from error
+    except SyntaxError as error:
+        raise RecipeError(f"{error.filename}:{error.lineno}: {error.msg}") from error
+    except Exception as error:
+        kind = type(error).__name__
+        raise RecipeError(f"{file}:{_line_of(error, file)}: {kind}: {error}") from error
+    finally:
+        sys.path.remove(folder)
+    return module
+
+
+def _line_of(error: Exception, file: pathlib.Path) -> int:
+    """Return the last line of `file` that led to `error`."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f.lineno for f in frames if pathlib.Path(f.filename) == file and f.lineno]
+    return lines[-1] if lines else 1

@@ -1,0 +1,82 @@
+"""Read a run's source again and see that its rows are the ones that entered the graph."""
+
+from __future__ import annotations
+
+import pathlib
+import tempfile
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from skewless.pipeline.artifacts import SPLITS, RunPaths
+from skewless.pipeline.batch import WriteRows, read_rejected, typed_recipe
+from skewless.pipeline.execution import Execution
+from skewless.pipeline.recipe import Recipe
+from skewless.pipeline.rows import ReadRows
+from skewless.pipeline.verifying import Comparison
+from skewless.transforms.replace import without_rows
+from skewless.transforms.rows import FILE, OFFSET
+from skewless.transforms.sinks.rejected import rejected_from_json
+
+__all__ = ["verify_rows"]
+
+
+def verify_rows(paths: RunPaths, recipe: Recipe, execution: Execution) -> Comparison:
+    """Read the source again and compare its rows with those that entered the graph.
+
+    Args:
+        paths: A run.
+        recipe: The run's recipe.
+        execution: Where to read.
+
+    Returns:
+        The comparison; `differing` counts the rows that are not the same on both sides.
+    """
+    typed, schema = typed_recipe(recipe, paths)
+    repaired = tuple(map(rejected_from_json, _lines(paths.repaired)))
+    # What the graph rejected left the rows after they were read.
+    later = {(r.file, r.offset) for r in read_rejected(paths) if r.step == "ApplyTransform"}
+    comparison = Comparison("source, read again", features=len(schema.feature))
+    with tempfile.TemporaryDirectory() as folder:
+        execution.run(WriteRows(ReadRows(typed, schema, repaired), folder))
+        for split in SPLITS:
+            held = _in_order(paths.rows / split)
+            read = _in_order(RunPaths(pathlib.Path(folder)).rows / split)
+            if later and read.num_rows:
+                read = pa.Table.from_batches(
+                    [without_rows(batch, later) for batch in read.to_batches()], read.schema
+                )
+            comparison.rows += held.num_rows
+            comparison.differing += _differing(held, read)
+    return comparison
+
+
+def _lines(path: pathlib.Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def _in_order(folder: pathlib.Path) -> pa.Table:
+    """Return the rows of a split in the order of where they came from."""
+    parts = sorted(folder.glob("*.parquet"))
+    if not parts:
+        return pa.table({})
+    table = pa.concat_tables([pq.read_table(part) for part in parts])
+    plain = table.set_column(
+        table.schema.get_field_index(FILE), FILE, table.column(FILE).cast(pa.string())
+    )
+    return plain.sort_by([(FILE, "ascending"), (OFFSET, "ascending")])
+
+
+def _differing(held: pa.Table, read: pa.Table) -> int:
+    """Return how many rows are not the same; tables of another size differ in every row."""
+    if held.num_rows != read.num_rows or held.schema.names != read.schema.names:
+        return max(held.num_rows, read.num_rows)
+    unequal = pa.array([False] * held.num_rows)
+    for name in held.schema.names:
+        one, two = held.column(name).combine_chunks(), read.column(name).combine_chunks()
+        if one.equals(two):
+            continue
+        both = zip(one.to_pylist(), two.to_pylist(), strict=True)
+        unequal = pc.or_(unequal, pa.array([a != b for a, b in both]))
+    return int(pc.sum(unequal.cast(pa.int64())).as_py() or 0)

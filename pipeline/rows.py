@@ -1,0 +1,144 @@
+"""Wire a recipe's sources and row steps into one Beam road, from records to splits."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import apache_beam as beam
+
+from skewless.errors import RecipeError, no_such_column
+from skewless.pipeline.recipe import Recipe
+from skewless.schema import Schema, arrow_type, column_names, find_feature, make_schema
+from skewless.transforms.features.columns import Label
+from skewless.transforms.join import JoinAsOf
+from skewless.transforms.replace import ReplaceRows
+from skewless.transforms.rows import Rejected
+from skewless.transforms.split import Splits
+from skewless.transforms.validate import Validate
+
+__all__ = ["ReadRows", "rows_schema", "with_schemas"]
+
+
+def with_schemas(recipe: Recipe, schemas: Mapping[str, Schema], frozen: Schema | None) -> Recipe:
+    """Return the recipe with every source typed and every default event time filled in.
+
+    Args:
+        recipe: As the user wrote it.
+        schemas: The schema of each input by name.
+        frozen: The recipe's own schema of the final rows, where it has one; what it says
+            of a joined column holds for the column's source too.
+    """
+    time = recipe.source.event_time
+    steps = []
+    for step in recipe.rows:
+        if isinstance(step, JoinAsOf):
+            right = schemas[step.right.input_name]
+            if frozen is not None:
+                right = _refrozen(right, frozen, step.prefix)
+            step = dataclasses.replace(
+                step,
+                right=dataclasses.replace(step.right, schema=right),
+                on=step.on or time,
+            )
+        steps.append(step)
+    source = dataclasses.replace(recipe.source, schema=schemas[recipe.source.input_name])
+    split = recipe.split
+    if getattr(split, "on", time) is None:
+        if time is None:
+            raise RecipeError(
+                f"{type(split).__name__}: the source has no event time; give it event_time=, "
+                "or the split on="
+            )
+        split = dataclasses.replace(split, on=time)
+    return dataclasses.replace(recipe, source=source, rows=tuple(steps), split=split)
+
+
+def _refrozen(right: Schema, frozen: Schema, prefix: str) -> Schema:
+    """Return the right side's schema with what `frozen` says of its joined columns."""
+    features = []
+    for feature in right.feature:
+        held = find_feature(frozen, prefix + feature.name)
+        kept = type(feature)()
+        kept.CopyFrom(held if held is not None else feature)
+        kept.name = feature.name
+        features.append(kept)
+    return make_schema(features, domains=frozen)
+
+
+def rows_schema(recipe: Recipe) -> Schema:
+    """Return the schema of the rows that leave a recipe's steps, checking every column name.
+
+    Raises:
+        RecipeError: If a step, split, feature, label or slice names a column that does not
+            exist; suggests the nearest name.
+    """
+    schema: Schema = recipe.source.schema
+    for step in recipe.rows:
+        schema = step.output_schema(schema)
+    recipe.split.output_schema(schema)
+    known = column_names(schema)
+    named = {f'features["{key}"]': c.inputs for key, c in (recipe.features or {}).items()}
+    if isinstance(recipe.label, Label):
+        named["label"] = recipe.label.inputs
+    named["Evaluation(slices=...)"] = [c for by in recipe.evaluation.slices for c in by]
+    for where, columns in named.items():
+        for column in columns:
+            if column not in known:
+                raise no_such_column(column, known, where)
+    for feature in schema.feature:
+        arrow_type(feature)
+    return schema
+
+
+@dataclasses.dataclass(eq=False)
+class ReadRows(beam.PTransform):  # type: ignore[misc]
+    """Read, validate, step by step change, and split the rows of a recipe.
+
+    Args:
+        recipe: With the schemas filled in, see `with_schemas`.
+        schema: What `rows_schema` returned.
+        repaired: Rejected rows of an earlier run that a person has repaired: each replaces
+            the row of the same file and offset.
+    """
+
+    recipe: Recipe
+    schema: Schema
+    repaired: tuple[Rejected, ...] = ()
+
+    def expand(self, begin: beam.pvalue.PBegin) -> Splits:
+        """Chain the steps."""
+        source = self.recipe.source
+        if self.repaired:
+            source = ReplaceRows(source, self.repaired)
+        rows = begin | "Read" >> source
+        rows = rows | "Validate" >> Validate(self.recipe.source.schema)
+        used = Counter(["Validate"])
+        for step in self.recipe.rows:
+            name = type(step).__name__
+            used[name] += 1
+            # Beam wants labels to differ; only a second step of a kind carries a number.
+            rows = rows | (name if used[name] == 1 else f"{name}{used[name]}") >> step
+        rows = rows | "ValidateGraphInput" >> Validate(self._last_checks())
+        split = rows.rows | "Split" >> self.recipe.split
+        return Splits(
+            split.train,
+            split.eval,
+            split.test,
+            rows.rejected + split.rejected,
+            rows.counts + split.counts,
+        )
+
+    def _last_checks(self) -> Schema:
+        """Return what joined columns and the label must hold before the graph sees them."""
+        own = set(column_names(self.recipe.source.schema))
+        checked: list[Any] = [f for f in self.schema.feature if f.name not in own]
+        if isinstance(self.recipe.label, Label):
+            for name in self.recipe.label.inputs:
+                feature = type(self.schema.feature[0])()
+                feature.CopyFrom(find_feature(self.schema, name))
+                feature.presence.min_fraction = 1.0
+                checked.append(feature)
+        return make_schema(checked, domains=self.schema)

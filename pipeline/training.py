@@ -1,0 +1,194 @@
+"""From features on disk to an exported model and its evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import shutil
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from skewless import progress
+from skewless.errors import RunError
+from skewless.models.export import export
+from skewless.models.predict import Predictor
+from skewless.models.train import train
+from skewless.pipeline.artifacts import RunPaths, write_json
+from skewless.pipeline.execution import Execution
+from skewless.pipeline.recipe import Recipe
+from skewless.pipeline.stages import Run
+from skewless.schema import parse_schema
+from skewless.transforms.apply import load_transform
+from skewless.transforms.evaluation.decision import LABEL, PREDICTION, decide
+from skewless.transforms.evaluation.evaluate import Evaluate
+from skewless.transforms.predict import Predict, PredictBatch
+from skewless.transforms.sources.parquet import ReadParquet
+
+__all__ = ["evaluate_model", "export_model", "train_model"]
+
+
+def train_model(run: Run, recipe: Recipe, warm_start: pathlib.Path | None = None) -> None:
+    """Do the stage `train`: fit the recipe's network on the training examples.
+
+    Args:
+        run: With its examples written.
+        recipe: For the network and the seed.
+        warm_start: An earlier run whose weights to start from.
+    """
+    paths = run.paths
+    earlier = _keras_file(RunPaths(warm_start)) if warm_start else None
+    if earlier and not earlier.exists():
+        raise RunError(f"--warm-start {warm_start}: there is no trained model in that run")
+    run.perform(
+        "train",
+        [run.key_of("examples"), recipe.describe("model", "seed", "label"), str(earlier)],
+        [paths.training],
+        lambda work: _train(RunPaths(work), paths, recipe, earlier),
+    )
+
+
+def _keras_file(paths: RunPaths) -> pathlib.Path:
+    return paths.training / "model.keras"
+
+
+def _train(
+    made: RunPaths, paths: RunPaths, recipe: Recipe, warm_start: pathlib.Path | None
+) -> dict[str, Any]:
+    result = train(
+        recipe.model,
+        transform_graph=str(paths.transform_graph),
+        train_files=[str(path) for path in paths.example_parts("train")],
+        eval_files=[str(path) for path in paths.example_parts("eval")],
+        label=recipe.label_key,
+        directory=str(made.training),
+        seed=recipe.seed,
+        warm_start=str(warm_start) if warm_start else None,
+        on_epoch=_show_epoch,
+    )
+    return {"task": result.task, "classes": result.classes, "history": result.history}
+
+
+def _show_epoch(epoch: int, logs: Mapping[str, float]) -> None:
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in logs.items())
+    progress.note(f"epoch {epoch + 1}: {shown}")
+
+
+def export_model(run: Run, recipe: Recipe) -> pathlib.Path:
+    """Do the stage `export`: one SavedModel with the transform graph inside.
+
+    Returns:
+        The version's directory, `model/<version>`.
+    """
+    result = run.perform(
+        "export",
+        [run.key_of("train")],
+        [run.paths.model],
+        lambda work: _export(RunPaths(work), run, recipe),
+    )
+    return run.paths.model / str(result["version"])
+
+
+def _export(made: RunPaths, run: Run, recipe: Recipe) -> dict[str, Any]:
+    trained = run.manifest["stages"]["train"]["result"]
+    shutil.rmtree(made.model, ignore_errors=True)
+    # As for TF Serving, a later export is a larger number; seconds since 1970 are the custom.
+    version = int(time.time())
+    export(
+        model_path=str(_keras_file(run.paths)),
+        transform_graph=str(run.paths.transform_graph),
+        label=recipe.label_key,
+        task=trained["task"],
+        classes=trained["classes"],
+        directory=str(made.model),
+        version=version,
+    )
+    return {"version": version}
+
+
+def evaluate_model(
+    run: Run, recipe: Recipe, execution: Execution, baseline: pathlib.Path | None = None
+) -> dict[str, Any]:
+    """Do the stage `evaluate`: metrics of the exported model on the test rows, by slice.
+
+    Args:
+        run: With its model exported.
+        recipe: For slices and thresholds.
+        execution: Where to run.
+        baseline: An earlier run that `improves` thresholds compare with.
+
+    Returns:
+        `metrics`, and the `blessing` with its reasons.
+    """
+    held = _metrics(RunPaths(baseline)) if baseline else None
+    return run.perform(
+        "evaluate",
+        [run.key_of("export"), recipe.describe("evaluation"), held],
+        [run.paths.evaluation],
+        lambda work: _evaluate(RunPaths(work), run, recipe, execution, held),
+    )
+
+
+def _metrics(paths: RunPaths) -> dict[str, Any]:
+    file = paths.evaluation / "metrics.json"
+    if not file.exists():
+        raise RunError(f"{paths.root}: was not evaluated and cannot be a baseline")
+    metrics: dict[str, Any] = json.loads(file.read_text())
+    return metrics
+
+
+def _evaluate(
+    made: RunPaths, run: Run, recipe: Recipe, execution: Execution, held: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    paths = run.paths
+    trained = run.manifest["stages"]["train"]["result"]
+    parts = [str(path) for path in paths.row_parts("test")]
+    if not parts:
+        raise RunError("there are no test rows to evaluate on; see the recipe's split")
+    shutil.rmtree(made.evaluation, ignore_errors=True)
+    schema = parse_schema(paths.schema.read_text(), str(paths.schema))
+    model = str(paths.newest_model())
+    execution.run(
+        _EvaluateRows(
+            ReadParquet(parts, schema=schema),
+            Predict(_load_scorer, (model, str(paths.transform_graph), recipe.label_key)),
+            Evaluate(
+                str(made.evaluation),
+                trained["task"],
+                trained["classes"],
+                recipe.evaluation.slices,
+            ),
+        )
+    )
+    metrics = _metrics(made)
+    blessing = decide(metrics, recipe.evaluation.thresholds, held)
+    decided = {"blessed": blessing.blessed, "reasons": list(blessing.reasons)}
+    write_json(made.evaluation / "blessing.json", decided)
+    return {"metrics": metrics, "blessing": decided}
+
+
+@dataclasses.dataclass(eq=False)
+class _EvaluateRows(beam.PTransform):  # type: ignore[misc]
+    read: ReadParquet
+    predict: Predict
+    evaluate: Evaluate
+
+    def expand(self, begin: beam.pvalue.PBegin) -> Any:
+        return (begin | "ReadTest" >> self.read).rows | self.predict | self.evaluate
+
+
+def _load_scorer(model: str, transform_graph: str, label: str) -> PredictBatch:
+    """Return the function from raw rows to their labels and the model's predictions."""
+    predictor, transform = Predictor(model), load_transform(transform_graph)
+
+    def score(batch: pa.RecordBatch) -> dict[str, npt.NDArray[Any]]:
+        labels = transform(batch).column(label).flatten().to_numpy(zero_copy_only=False)
+        return {LABEL: labels, PREDICTION: np.asarray(predictor.predict(batch)["prediction"])}
+
+    return score

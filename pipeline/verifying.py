@@ -1,0 +1,236 @@
+"""The proof of parity: every feature of every row, bit by bit, as written and as served."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tensorflow as tf
+import tensorflow_transform as tft
+
+from skewless import progress
+from skewless.arrays import raw_arrays
+from skewless.errors import RunError
+from skewless.pipeline.artifacts import SPLITS, RunPaths
+from skewless.schema import parse_schema
+from skewless.transforms.rows import FILE, OFFSET
+
+__all__ = ["BATCH_SIZES", "Comparison", "Difference", "verify_features"]
+
+BATCH_SIZES: tuple[int | None, ...] = (1, 7, 1024, None)
+_SHOWN = 10
+_CHUNK_CALLS = 256
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+Transform = Callable[[Arrays], Arrays]
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """One feature of one row that is not the same: where it came from and both values."""
+
+    file: str
+    offset: int
+    feature: str
+    written: str
+    served: str
+
+
+@dataclasses.dataclass
+class Comparison:
+    """What came of comparing the written features with one way of serving them.
+
+    Attributes:
+        path: Which way, e.g. `SavedModel, batches of 7`.
+        rows: How many rows were compared.
+        features: How many features each.
+        differing: How many values (a feature of a row) differ in at least one bit.
+        bits: How many bits differ in all.
+        first: The first differences.
+    """
+
+    path: str
+    rows: int = 0
+    features: int = 0
+    differing: int = 0
+    bits: int = 0
+    first: list[Difference] = dataclasses.field(default_factory=list)
+
+
+def verify_features(
+    paths: RunPaths,
+    label: str,
+    batch_sizes: Sequence[int | None] = BATCH_SIZES,
+    limit: int | None = None,
+) -> list[Comparison]:
+    """Compare the features in a run's TFRecords with the SavedModel's `transform`.
+
+    Args:
+        paths: A run with an exported model.
+        label: The label's name; it is written, but not served.
+        batch_sizes: Rows in one call; None is a whole part at once.
+        limit: Compare no more than this many rows of each part.
+
+    Returns:
+        One comparison for each batch size.
+
+    Raises:
+        RunError: If rows and examples do not have the same parts and numbers of rows.
+    """
+    model = paths.newest_model()
+    transform = _load_transform(str(model))
+    schema_file = model / "assets.extra" / "schema.pbtxt"
+    schema = parse_schema(schema_file.read_text(), str(schema_file))
+    spec = tft.TFTransformOutput(str(paths.transform_graph)).transformed_feature_spec()
+    spec.pop(label, None)
+    names = {size: "all at once" if size is None else f"batches of {size:,}" for size in batch_sizes}
+    found = [Comparison(f"SavedModel, {names[size]}", features=len(spec)) for size in batch_sizes]
+    for split in SPLITS:
+        parts = _same_parts(paths.row_parts(split), paths.example_parts(split))
+        for rows_part, examples_part in parts:
+            batch = _read_part(rows_part, limit)
+            written = _read_examples(examples_part, spec, limit)
+            raw = raw_arrays(batch, schema)
+            for size, comparison in zip(batch_sizes, found, strict=True):
+                served = _call_in_batches(transform, raw, batch.num_rows, size)
+                _compare(comparison, batch, spec, written, served)
+    return found
+
+
+def _load_transform(model: str) -> Transform:
+    loaded = tf.saved_model.load(model)
+
+    def transform(raw: Arrays) -> Arrays:
+        # Through `loaded`, which must live as long as its signatures.
+        signature = loaded.signatures["transform"]
+        features = signature(**{name: tf.constant(values) for name, values in raw.items()})
+        return {name: value.numpy() for name, value in features.items()}
+
+    return transform
+
+
+def _same_parts(
+    rows: list[pathlib.Path], examples: list[pathlib.Path]
+) -> list[tuple[pathlib.Path, pathlib.Path]]:
+    if [p.name.split(".")[0] for p in rows] != [p.name.split(".")[0] for p in examples]:
+        raise RunError(
+            f"{len(rows)} parts of rows but {len(examples)} parts of examples; "
+            "run `skewless transform` again"
+        )
+    return list(zip(rows, examples, strict=True))
+
+
+def _read_part(part: pathlib.Path, limit: int | None) -> pa.RecordBatch:
+    table = pq.read_table(part)
+    batches = table.slice(0, limit).combine_chunks().to_batches()
+    return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
+
+
+def _read_examples(part: pathlib.Path, spec: Mapping[str, Any], limit: int | None) -> Arrays:
+    """Return the written features as arrays, named as the `transform` signature names them."""
+    records = tf.data.TFRecordDataset(str(part), compression_type="GZIP")
+    serialized = list(records.take(-1 if limit is None else limit).as_numpy_iterator())
+    parsed = tf.io.parse_example(tf.constant(serialized, tf.string), dict(spec))
+    arrays = {}
+    for name, value in parsed.items():
+        if isinstance(value, tf.SparseTensor):
+            lengths = tf.math.bincount(
+                tf.cast(value.indices[:, 0], tf.int32), minlength=len(serialized)
+            )
+            arrays[f"{name}/values"] = value.values.numpy()
+            arrays[f"{name}/row_lengths"] = lengths.numpy()
+        else:
+            arrays[name] = value.numpy()
+    return arrays
+
+
+def _call_in_batches(transform: Transform, raw: Arrays, rows: int, size: int | None) -> Arrays:
+    """Call the signature on consecutive batches and put the results together."""
+    step = size or max(rows, 1)
+    starts = list(range(0, rows, step))
+    chunks = [starts[i : i + _CHUNK_CALLS] for i in range(0, len(starts), _CHUNK_CALLS)]
+    call = functools.partial(_call_chunk, transform, raw, step)
+    # TensorFlow lets go of the interpreter while it computes, so threads help a little.
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = list(pool.map(call, chunks))
+    return {name: np.concatenate([r[name] for r in results]) for name in (results or [{}])[0]}
+
+
+def _call_chunk(transform: Transform, raw: Arrays, step: int, starts: list[int]) -> Arrays:
+    results = [
+        transform({name: values[at : at + step] for name, values in raw.items()}) for at in starts
+    ]
+    rows = len(next(iter(raw.values()))[starts[0] : starts[-1] + step])
+    progress.add("rows_compared", rows)
+    return {name: np.concatenate([r[name] for r in results]) for name in results[0]}
+
+
+def _compare(
+    comparison: Comparison,
+    batch: pa.RecordBatch,
+    spec: Mapping[str, Any],
+    written: Arrays,
+    served: Arrays,
+) -> None:
+    comparison.rows += batch.num_rows
+    for name in sorted(spec):
+        if f"{name}/values" in written:
+            bits = _ragged_bits(name, written, served, batch.num_rows)
+        else:
+            bits = _dense_bits(written[name], served[name])
+        at = np.flatnonzero(bits)
+        comparison.differing += len(at)
+        comparison.bits += int(bits.sum())
+        for row in at[: _SHOWN - len(comparison.first)]:
+            comparison.first.append(
+                Difference(
+                    batch.column(FILE)[int(row)].as_py(),
+                    batch.column(OFFSET)[int(row)].as_py(),
+                    name,
+                    _show(name, written, int(row)),
+                    _show(name, served, int(row)),
+                )
+            )
+
+
+def _dense_bits(written: npt.NDArray[Any], served: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Return how many bits differ in each row."""
+    if written.dtype == object:
+        unequal = (written != served).reshape(len(written), -1)
+        return np.asarray(unequal.sum(axis=1), np.int64)
+    if written.dtype != served.dtype or written.shape != served.shape:
+        # Another shape or type is another value, whatever it holds.
+        return np.full(len(written), 8 * max(written.itemsize, 1), np.int64)
+    one = np.ascontiguousarray(written).reshape(len(written), -1).view(np.uint8)
+    two = np.ascontiguousarray(served).reshape(len(served), -1).view(np.uint8)
+    return np.asarray(np.bitwise_count(one ^ two).sum(axis=1), np.int64)
+
+
+def _ragged_bits(
+    name: str, written: Arrays, served: Arrays, rows: int
+) -> npt.NDArray[np.int64]:
+    values, lengths = f"{name}/values", f"{name}/row_lengths"
+    if np.array_equal(written[lengths], served[lengths]):
+        bits = _dense_bits(written[values].reshape(-1, 1), served[values].reshape(-1, 1))
+        row_of = np.repeat(np.arange(rows), written[lengths])
+        return np.bincount(row_of, weights=bits, minlength=rows).astype(np.int64)
+    shown = [(_show(name, written, r), _show(name, served, r)) for r in range(rows)]
+    return np.array([int(one != two) for one, two in shown], np.int64)
+
+
+def _show(name: str, arrays: Arrays, row: int) -> str:
+    if name in arrays:
+        value = arrays[name][row]
+        return value.hex() if isinstance(value, float) else repr(value.tolist())
+    ends = np.cumsum(arrays[f"{name}/row_lengths"])
+    start = int(ends[row - 1]) if row else 0
+    return repr(arrays[f"{name}/values"][start : int(ends[row])].tolist())

@@ -1,0 +1,12 @@
+"""What every test runs under. Warnings are errors for our own code: see pyproject.toml."""
+
+import os
+
+from hypothesis import settings
+
+# Before anything imports TensorFlow, which reads it once.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+# The machines that run this are slow and shared: few examples, and no deadline for one.
+settings.register_profile("skewless", max_examples=50, deadline=None, print_blob=True)
+settings.load_profile("skewless")

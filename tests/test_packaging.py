@@ -1,0 +1,103 @@
+"""The wheel and the sdist hold the whole tree, under one top-level name."""
+
+import pathlib
+import shutil
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+FOLDERS = ("pipeline", "transforms", "models", "launch")
+MODULES = {
+    *(f"skewless/{path.name}" for path in (ROOT / "skewless").glob("*.py")),
+    *(
+        f"skewless/{path.relative_to(ROOT).as_posix()}"
+        for folder in FOLDERS
+        for path in (ROOT / folder).rglob("*.py")
+    ),
+}
+
+
+def python(*arguments, cwd):
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """A copy to build from, so that a build leaves nothing behind in the repository."""
+    copy = tmp_path_factory.mktemp("tree") / "skewless"
+    kept = {*FOLDERS, "skewless", "tests", "examples"}
+    files = {"setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"}
+    skipped = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    for name in kept:
+        shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=skipped)
+    for name in files:
+        shutil.copy(ROOT / name, copy / name)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def built(tree):
+    python("-m", "build", "--no-isolation", "--wheel", "--sdist", "--outdir", "dist", cwd=tree)
+    return tree / "dist"
+
+
+def test_the_wheel_holds_every_module_and_nothing_else(built):
+    (wheel,) = built.glob("*.whl")
+    names = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
+    assert sorted(name for name in names if name.endswith(".py")) == sorted(MODULES)
+    assert {name.split("/")[0] for name in names} == {"skewless"}
+    assert "skewless/py.typed" in names
+
+
+def test_the_sdist_holds_what_a_worker_needs_to_install_it(built):
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {m.name.partition("/")[2] for m in archive.getmembers() if not m.isdir()}
+        assert not any(member.issym() for member in archive.getmembers())
+    assert {"setup.py", "pyproject.toml", "README.md", "LICENSE"} <= names
+    modules = {name for name in names if name.endswith(".py") and name != "setup.py"}
+    assert modules == {name.removeprefix("skewless/") if name.count("/") > 1 else name for name in MODULES}
+
+
+def test_the_sdist_installs_on_its_own(built, tmp_path):
+    (sdist,) = built.glob("*.tar.gz")
+    install = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    python(*install, "--target", tmp_path / "site", sdist, cwd=tmp_path)
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})\n"
+        "import skewless.transforms.rows, skewless.models, skewless.pipeline, skewless.launch\n"
+        "print(skewless.transforms.rows.__file__)"
+    )
+    printed = python("-c", code, cwd=tmp_path).strip()
+    assert pathlib.Path(printed).is_relative_to(tmp_path / "site")
+
+
+@pytest.mark.integration
+def test_the_wheel_gives_a_fresh_environment_the_command(built, tmp_path):
+    (wheel,) = built.glob("*.whl")
+    # The dependencies come from here, the package from the wheel alone.
+    venv.create(tmp_path / "fresh", with_pip=True, symlinks=True)
+    fresh = tmp_path / "fresh" / "bin"
+    (site,) = (tmp_path / "fresh" / "lib").glob("python*/site-packages")
+    ours = pathlib.Path(pytest.__file__).parents[1]
+    pip = [fresh / "python", "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel]
+    subprocess.run(pip, check=True)
+    code = f"import sys; sys.path.append({str(ours)!r}); import skewless; print(skewless.__file__)"
+    printed = subprocess.run(
+        [fresh / "python", "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    ).stdout
+    assert pathlib.Path(printed.strip()).is_relative_to(site)
+    environment = {"PYTHONPATH": str(ours)}
+    done = subprocess.run(
+        [fresh / "skewless", "--help"], capture_output=True, text=True, check=True, env=environment
+    )
+    assert "verify" in done.stdout

@@ -1,0 +1,96 @@
+"""Apply a written transform graph to batches of raw rows, exactly as serving does."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import apache_beam as beam
+import pyarrow as pa
+import tensorflow as tf
+from tfx_bsl.tfxio import tensor_to_arrow
+
+from skewless.arrays import raw_arrays
+from skewless.parity import PAD_TO, TransformGraph
+from skewless.transforms.rows import Outcome, Rejected, Rows, each_batch, reject_rows
+
+__all__ = ["ApplyTransform", "apply_transform", "load_transform"]
+
+Apply = Callable[[pa.RecordBatch], pa.RecordBatch]
+
+
+@dataclasses.dataclass(eq=False)
+class ApplyTransform(beam.PTransform):  # type: ignore[misc]
+    """Turn batches of raw rows into batches of features (lists, as tf.Example has them).
+
+    A row that the graph cannot take is rejected with the reason, not the batch.
+
+    Args:
+        transform_graph: A directory in tf.Transform's layout, as `Analyze` writes it.
+    """
+
+    transform_graph: str
+
+    def expand(self, batches: beam.PCollection[pa.RecordBatch]) -> Rows:
+        """Wire the graph over every batch."""
+        return each_batch(
+            batches, functools.partial(_apply_batch, self.transform_graph), "ApplyTransform"
+        )
+
+
+def _apply_batch(transform_graph: str, batch: pa.RecordBatch) -> Outcome:
+    kept, rejected = apply_transform(load_transform(transform_graph), batch)
+    return Outcome(kept[1], rejected, {})
+
+
+def apply_transform(
+    apply: Apply, batch: pa.RecordBatch
+) -> tuple[tuple[pa.RecordBatch, pa.RecordBatch], list[Rejected]]:
+    """Apply a loaded graph to a batch, singling out the rows that it cannot take.
+
+    Args:
+        apply: What `load_transform` returned.
+        batch: Raw rows.
+
+    Returns:
+        The raw rows that went through and their features, row by row in the same order,
+        and the rows that did not, with the graph's own words as the reason.
+    """
+    try:
+        return (batch, apply(batch)), []
+    except tf.errors.OpError as error:
+        if batch.num_rows == 1:
+            nothing = batch.slice(0, 0)
+            reason = f"the transform graph cannot take this row: {_first_line(error)}"
+            return (nothing, apply(nothing)), reject_rows(batch, "ApplyTransform", "", reason)
+    # Halving costs a few calls for each bad row, and nothing where there is none.
+    half = batch.num_rows // 2
+    (rows_a, out_a), bad_a = apply_transform(apply, batch.slice(0, half))
+    (rows_b, out_b), bad_b = apply_transform(apply, batch.slice(half))
+    kept = pa.concat_batches([rows_a, rows_b]), pa.concat_batches([out_a, out_b])
+    return kept, bad_a + bad_b
+
+
+def _first_line(error: tf.errors.OpError) -> str:
+    return str(error.message).strip().splitlines()[0].replace("{{", "").replace("}}", "")
+
+
+@functools.lru_cache(maxsize=4)
+def load_transform(transform_graph: str, pad_to: int = PAD_TO) -> Apply:
+    """Return the function from raw rows to features of a written graph, once a process.
+
+    Loading costs about half a second and tracing as much again, so bundles share it.
+    """
+    graph = TransformGraph(transform_graph, pad_to=pad_to)
+    features = tf.function(graph.from_rows, input_signature=[graph.row_signature()])
+    specs = features.get_concrete_function().structured_outputs
+    converter = tensor_to_arrow.TensorsToRecordBatchConverter(
+        {name: tf.type_spec_from_value(value) for name, value in specs.items()}
+    )
+
+    def apply(batch: pa.RecordBatch) -> pa.RecordBatch:
+        arrays = raw_arrays(batch, graph.raw_schema)
+        return converter.convert(features({k: tf.constant(v) for k, v in arrays.items()}))
+
+    return apply

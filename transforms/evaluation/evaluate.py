@@ -1,0 +1,230 @@
+"""Measure predictions against labels, overall and by slice, into TFMA's own format."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import tensorflow_model_analysis as tfma
+from apache_beam.io.filesystems import FileSystems
+from tensorflow_model_analysis.slicer import slicer_lib
+
+from skewless.errors import RecipeError, RunError, no_such_column
+from skewless.transforms.evaluation.decision import LABEL, METRICS, PREDICTION, Evaluation
+from skewless.transforms.evaluation.metrics import eval_config, on_grid
+
+__all__ = ["MISSING", "Evaluate", "join_predictions", "slice_extracts"]
+
+MISSING = "(missing)"
+
+SliceKey = tuple[tuple[str, str], ...]
+Extracts = dict[str, Any]
+
+
+@dataclasses.dataclass(eq=False)
+class Evaluate(beam.PTransform):  # type: ignore[misc]
+    """Evaluate batches with the columns `label` and `prediction` and those to slice by.
+
+    Writes to `output` what `tfma.load_eval_result` opens, and `metrics.json`:
+    `{"overall": {metric: value}, "slices": [{"slice": {column: value}, "metrics": {…}}]}`,
+    where a metric that is undefined (such as the AUC of one class only) is null. Gives a
+    PCollection of that one object.
+
+    Args:
+        output: The directory to write to.
+        task: `binary`, `multiclass` or `regression`.
+        classes: The number of classes; multiclass only.
+        slices: Raw columns to slice by; a tuple of columns for their combinations.
+
+    Raises:
+        RecipeError: If the task is unknown or a slice is given twice.
+    """
+
+    output: str
+    task: str
+    classes: int = 2
+    slices: Sequence[str | Sequence[str]] = ()
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        if self.task not in METRICS:
+            raise RecipeError(f'Evaluate(task="{self.task}"): expected one of {", ".join(METRICS)}')
+        self.slices = Evaluation(self.slices).slices
+
+    def expand(self, batches: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[Any]:
+        """Wire slicing, TFMA's metrics and both writers."""
+        config = eval_config(self.task, self.classes, self.slices)
+        evaluator = tfma.evaluators.MetricsPlotsAndValidationsEvaluator(config, run_after=None)
+        to_extracts = functools.partial(slice_extracts, slices=self.slices, task=self.task)
+        evaluation = (
+            batches
+            | "SliceRows" >> beam.FlatMap(to_extracts)
+            | "ComputeMetrics" >> tfma.ExtractAndEvaluate(extractors=[], evaluators=[evaluator])
+        )
+        metrics = evaluation["metrics"] | "BlankUndefined" >> beam.MapTuple(_blank_undefined)
+        writers = [
+            tfma.writers.MetricsPlotsAndValidationsWriter(
+                {"metrics": FileSystems.join(self.output, "metrics")}, config
+            ),
+            tfma.writers.EvalConfigWriter(self.output, config),
+        ]
+        _ = {"metrics": metrics} | "WriteForTfma" >> tfma.WriteResults(writers=writers)
+        return (
+            metrics
+            | "CollectSlices" >> beam.combiners.ToList()
+            | "FormatMetrics" >> beam.Map(_format_metrics, self.slices, METRICS[self.task])
+            | "WriteMetrics" >> beam.Map(_write_metrics, self.output)
+        )
+
+
+def join_predictions(
+    batch: pa.RecordBatch,
+    label: npt.NDArray[Any],
+    prediction: npt.NDArray[Any],
+    slices: Sequence[str | Sequence[str]] = (),
+) -> pa.RecordBatch:
+    """Return the rows as `Evaluate` takes them.
+
+    Args:
+        batch: Raw rows with at least the columns to slice by.
+        label: The label that the model was trained on, of shape [rows].
+        prediction: Of shape [rows], or [rows, classes] for several classes.
+        slices: As for `Evaluation`.
+
+    Raises:
+        RecipeError: If the batch lacks a column to slice by.
+    """
+    columns = sorted({name for group in Evaluation(slices).slices for name in group})
+    for name in columns:
+        if name not in batch.schema.names:
+            raise no_such_column(name, batch.schema.names, f"Evaluation(slices={list(slices)!r})")
+    flat = pa.array(np.asarray(prediction, np.float32).ravel())
+    if prediction.ndim == 2:
+        offsets = np.arange(len(prediction) + 1, dtype=np.int32) * prediction.shape[1]
+        flat = pa.ListArray.from_arrays(offsets, flat)
+    return pa.RecordBatch.from_arrays(
+        [pa.array(np.asarray(label, np.float32)), flat, *map(batch.column, columns)],
+        names=[LABEL, PREDICTION, *columns],
+    )
+
+
+def slice_extracts(
+    batch: pa.RecordBatch, slices: Sequence[Sequence[str]], task: str
+) -> Iterator[Extracts]:
+    """Yield all rows of a batch as one TFMA extract, then the rows of each slice as one.
+
+    Args:
+        batch: Rows as `join_predictions` gives them.
+        slices: The columns of each slice.
+        task: As for `Evaluate`.
+
+    Raises:
+        RunError: If a label or prediction is missing, not finite, or not a probability.
+        RecipeError: If a column to slice by is a list.
+    """
+    label = _finite(batch, LABEL)
+    prediction: npt.NDArray[Any] = _finite(batch, PREDICTION)
+    if task != "regression":
+        if prediction.size and not (prediction.min() >= 0 and prediction.max() <= 1):
+            raise RunError(
+                f"Evaluate: a prediction is {prediction.min():g} or {prediction.max():g}; "
+                f"expected probabilities from 0 to 1 for a {task} model"
+            )
+        prediction = on_grid(prediction)
+    # No columns to group by is one group of all rows.
+    groups = (group for columns in ((), *slices) for group in _group_rows(batch, columns))
+    for key, rows in groups:
+        yield {
+            tfma.LABELS_KEY: label[rows],
+            tfma.PREDICTIONS_KEY: prediction[rows],
+            tfma.EXAMPLE_WEIGHTS_KEY: np.ones(len(rows)),
+            tfma.SLICE_KEY_TYPES_KEY: slicer_lib.slice_keys_to_numpy_array([key]),
+        }
+
+
+def _group_rows(
+    batch: pa.RecordBatch, columns: Sequence[str]
+) -> Iterator[tuple[SliceKey, npt.NDArray[np.int64]]]:
+    """Yield the rows of each combination of values, ascending."""
+    columns = sorted(columns)
+    codes = np.zeros(batch.num_rows, np.int64)
+    values = []
+    for name in columns:
+        texts = _as_text(batch.column(name), name).dictionary_encode()
+        values.append(texts.dictionary.to_pylist())
+        codes = codes * len(values[-1]) + texts.indices.to_numpy()
+    order = np.argsort(codes, kind="stable")
+    found, starts = np.unique(codes[order], return_index=True)
+    for code, rows in zip(found, np.split(order, starts[1:]), strict=True):
+        at = np.unravel_index(code, [len(texts) for texts in values]) if columns else ()
+        yield tuple((c, texts[i]) for c, texts, i in zip(columns, values, at, strict=True)), rows
+
+
+def _as_text(column: pa.Array, name: str) -> pa.Array:
+    if pa.types.is_nested(column.type):
+        raise RecipeError(f'Evaluation: column "{name}" is a list; slice by a single value')
+    return pc.fill_null(column.cast(pa.string()), MISSING)
+
+
+def _finite(batch: pa.RecordBatch, name: str) -> npt.NDArray[np.float32]:
+    """Return a column as float32, of shape [rows] or, for lists, [rows, classes]."""
+    column = batch.column(name)
+    listed = pa.types.is_list(column.type)
+    values = (column.flatten() if listed else column).cast(pa.float32())
+    array: npt.NDArray[np.float32] = values.to_numpy(zero_copy_only=False)
+    bad = int(np.count_nonzero(~np.isfinite(array)))
+    if bad or column.null_count:
+        raise RunError(
+            f"Evaluate: {bad or column.null_count} of {batch.num_rows} rows have a {name} that "
+            "is missing or not finite; " + _REPAIRS[name]
+        )
+    return array.reshape(batch.num_rows, -1) if listed and batch.num_rows else array
+
+
+_REPAIRS = {
+    LABEL: "filter such rows with Require before the split",
+    PREDICTION: "the model has diverged: lower its learning rate, or check its features",
+}
+
+
+def _blank_undefined(key: SliceKey, metrics: dict[Any, Any]) -> tuple[SliceKey, dict[Any, Any]]:
+    """Make the areas NaN where there is one class only; TFMA calls them 0."""
+    label = next((v for k, v in metrics.items() if k.name == "mean_label"), math.nan)
+    areas = ("auc", "auc_pr") if label in (0.0, 1.0) else ()
+    return key, {k: math.nan if k.name in areas else v for k, v in metrics.items()}
+
+
+def _format_metrics(
+    results: Sequence[tuple[SliceKey, Mapping[Any, Any]]],
+    slices: Sequence[Sequence[str]],
+    names: Sequence[str],
+) -> dict[str, Any]:
+    """Return the content of `metrics.json`: slices in the recipe's order, then by value."""
+    by_slice = {}
+    for key, metrics in results:
+        values = {k.name: float(v) for k, v in metrics.items()}
+        by_slice[key] = {n: None if math.isnan(values[n]) else values[n] for n in names}
+    if () not in by_slice:
+        raise RunError("Evaluate: there are no rows to evaluate; is the test split empty?")
+    overall = by_slice.pop(())
+    order = {tuple(sorted(columns)): at for at, columns in enumerate(slices)}
+    ordered = sorted(by_slice, key=lambda key: (order[tuple(name for name, _ in key)], key))
+    return {
+        "overall": overall,
+        "slices": [{"slice": dict(key), "metrics": by_slice[key]} for key in ordered],
+    }
+
+
+def _write_metrics(metrics: dict[str, Any], output: str) -> dict[str, Any]:
+    with FileSystems.create(FileSystems.join(output, "metrics.json"), "text/plain") as file:
+        file.write((json.dumps(metrics, indent=2) + "\n").encode())
+    return metrics

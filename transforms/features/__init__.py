@@ -1,0 +1,1 @@
+"""What a recipe says about its features, and the tf.Transform graph that computes them."""

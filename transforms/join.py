@@ -1,0 +1,386 @@
+"""JoinAsOf: add to each row what was known of its key at its time, never anything later."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import functools
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from skewless.errors import RecipeError
+from skewless.schema import (
+    Feature,
+    Schema,
+    arrow_schema,
+    arrow_type,
+    column_names,
+    is_list,
+    is_required,
+    make_feature,
+    string_domain,
+)
+from skewless.transforms.rows import ORIGIN, Count, Outcome, Rejected, Rows, each_batch, reject_rows
+from skewless.transforms.shuffle import (
+    PARTITIONS,
+    check_columns,
+    check_keys,
+    check_times,
+    concat,
+    key_codes,
+    key_values,
+    partition_batch,
+    row_order,
+    take_batches,
+    time_values,
+)
+
+__all__ = ["JoinAsOf", "join_as_of", "latest_at"]
+
+_STEP = "JoinAsOf"
+_DURATION = re.compile(r"(\d+)\s*(us|ms|s|m|h|d|w)")
+_UNITS = {
+    "us": "microseconds",
+    "ms": "milliseconds",
+    "s": "seconds",
+    "m": "minutes",
+    "h": "hours",
+    "d": "days",
+    "w": "weeks",
+}
+
+
+def latest_at(
+    left_keys: Sequence[pa.Array],
+    left_times: pa.Array,
+    right_keys: Sequence[pa.Array],
+    right_times: pa.Array,
+    tolerance: int | None = None,
+) -> npt.NDArray[np.int64]:
+    """Find for each left row the right row of its key that is the latest at its time.
+
+    Args:
+        left_keys: Key columns, as `key_values` gives them.
+        left_times: Times, int64; a missing key or time matches nothing.
+        right_keys: The same key columns of the right rows, nothing missing.
+        right_times: Times, int64; of equal times, the last row counts.
+        tolerance: A right row older than this, in the unit of the times, is no match.
+
+    Returns:
+        An array of shape [left rows], int64: the index of the right row, -1 for none.
+
+    >>> latest_at([pa.array(["a"] * 3)], pa.array([1, 5, 9]),
+    ...           [pa.array(["a", "a"])], pa.array([5, 8])).tolist()
+    [-1, 0, 1]
+    """
+    split = len(right_times)
+    both = zip(right_keys, left_keys, strict=True)
+    codes = key_codes([pa.concat_arrays(sides) for sides in both])
+    known = functools.reduce(pc.and_, [column.is_valid() for column in [*left_keys, left_times]])
+    times = np.concatenate([_integers(right_times), _integers(left_times)])
+    # Right rows stand before left ones and the sort is stable, so that at the same time a
+    # left row comes after all right rows, and these stay in their order.
+    order = np.lexsort((times, codes))
+    latest = np.maximum.accumulate(np.where(order < split, np.arange(len(order)), -1))
+    found = np.where(latest >= 0, order[latest], -1)
+    is_match = (found >= 0) & (codes[found] == codes[order])
+    if tolerance is not None:
+        is_match &= times[order] - times[found] <= tolerance
+    matches = np.empty(len(order), dtype=np.int64)
+    matches[order] = np.where(is_match, found, -1)
+    return np.where(known.to_numpy(zero_copy_only=False), matches[split:], -1)
+
+
+def _integers(times: pa.Array) -> npt.NDArray[np.int64]:
+    return np.asarray(pc.fill_null(times, 0).to_numpy(zero_copy_only=False), dtype=np.int64)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What is joined: the columns of both sides, all named.
+
+    `added` holds, for each column of the right side that is joined, its name there, its
+    name in the result and its type.
+    """
+
+    by: tuple[str, ...]
+    on: str
+    right_on: str
+    added: tuple[tuple[str, str, pa.DataType], ...]
+    tolerance: int | None
+
+
+def join_as_of(left: pa.RecordBatch, right: pa.RecordBatch | None, plan: _Plan) -> pa.RecordBatch:
+    """Join the rows of one partition.
+
+    Args:
+        left: All rows of the partition.
+        right: Rows that `_usable` kept, or None where the partition has none.
+        plan: What is joined.
+
+    Returns:
+        The left rows in their order of origin, with the columns added.
+
+    Raises:
+        RecipeError: If a key has another type on the two sides.
+    """
+    left = left.take(pa.array(row_order(left)))
+    columns = [pa.nulls(left.num_rows, type_) for _, _, type_ in plan.added]
+    if right is not None:
+        right = right.take(pa.array(row_order(right)))
+        for name in plan.by:
+            _check_same_type(name, left.column(name).type, right.column(name).type)
+        found = latest_at(
+            [key_values(left.column(name)) for name in plan.by],
+            time_values(left, plan.on, _STEP),
+            [key_values(right.column(name)) for name in plan.by],
+            time_values(right, plan.right_on, _STEP),
+            plan.tolerance,
+        )
+        rows = pa.array(found, mask=found < 0)
+        columns = [right.column(name).take(rows).cast(type_) for name, _, type_ in plan.added]
+    data = [name for name in left.schema.names if name not in ORIGIN]
+    origin = [name for name in left.schema.names if name in ORIGIN]
+    return pa.RecordBatch.from_arrays(
+        [
+            *[left.column(name) for name in data],
+            *columns,
+            *[left.column(name) for name in origin],
+        ],
+        names=[*data, *[name for _, name, _ in plan.added], *origin],
+    )
+
+
+def _usable(right: pa.RecordBatch, plan: _Plan) -> Outcome:
+    """Keep the columns wanted of the right rows that have a key and a time."""
+    named = [*plan.by, plan.right_on]
+    wanted = dict.fromkeys([*named, *[name for name, _, _ in plan.added]])
+    check_columns(wanted, right.schema.names, f"{_STEP}, right side")
+    rejected = []
+    complete = np.ones(right.num_rows, dtype=bool)
+    for name in named:
+        missing = right.column(name).is_null().to_numpy(zero_copy_only=False) & complete
+        complete &= ~missing
+        expected = "expected a time" if name == plan.right_on else "expected a key"
+        rejected += reject_rows(right.filter(pa.array(missing)), _STEP, name, expected)
+    origin = [name for name in ORIGIN if name in right.schema.names]
+    kept = right.select([*wanted, *origin]).filter(pa.array(complete))
+    return Outcome(kept, rejected, {"joined": kept.num_rows})
+
+
+@dataclasses.dataclass(eq=False)
+class JoinAsOf(beam.PTransform):  # type: ignore[misc]
+    """Add to each row the columns of the latest right row at or before its time.
+
+    The right row has the same values in the columns `by`; one that is later than the row
+    is never taken. Every left row is kept: without a match, the added columns are missing.
+    Of right rows at the same time, the last by file and offset counts. A right row without
+    a key or a time is rejected.
+
+    Args:
+        right: Where the right rows come from: a source, or any PTransform from the
+            pipeline's root that has a `schema` (and may have `event_time`, `input_name`).
+        by: Columns that are equal on both sides.
+        on: The left column of times; where None, the one called like `right_on`.
+        right_on: The right column of times; where None, the right side's event time.
+        columns: Right columns to add; where None, all but `by` and `right_on`.
+        prefix: What the names of added columns begin with.
+        tolerance: How old a right row may be, as in `"6h"`, or a timedelta; units are us,
+            ms, s, m, h, d, w.
+        partitions: In how many parts the rows are brought together, default 16. The rows of
+            one part are in memory at once.
+
+    Raises:
+        RecipeError: If an argument is wrong.
+    """
+
+    right: Any
+    _: dataclasses.KW_ONLY
+    by: Sequence[str]
+    on: str | None = None
+    right_on: str | None = None
+    columns: Sequence[str] | None = None
+    prefix: str = ""
+    tolerance: str | datetime.timedelta | None = None
+    partitions: int | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.by, str) or not self.by:
+            raise RecipeError(
+                f'JoinAsOf: by={self.by!r}; expected a list of columns, as in by=["id"]'
+            )
+        if isinstance(self.columns, str):
+            raise RecipeError(f'JoinAsOf: columns="{self.columns}"; expected a list of columns')
+        self.by = tuple(self.by)
+        self.columns = None if self.columns is None else tuple(self.columns)
+        _microseconds(self.tolerance)
+        if self.partitions is not None and self.partitions < 1:
+            raise RecipeError(f"JoinAsOf: partitions={self.partitions}; expected at least 1")
+
+    def output_schema(self, schema: Schema) -> Schema:
+        """Return `schema` with the added columns, which are all optional."""
+        plan, right = self._plan(), self._right_schema()
+        check_keys(plan.by, schema, self._where("by"))
+        check_times(plan.on, schema, self._where("on"))
+        for name in plan.by:
+            _check_same_type(name, _type(schema, name), _type(right, name))
+        _check_names(plan, column_names(schema))
+        joined = Schema()
+        joined.CopyFrom(schema)
+        joined.feature.extend(
+            _joined_feature(right, name, as_name) for name, as_name, _ in plan.added
+        )
+        return joined
+
+    def expand(self, left: beam.PCollection[pa.RecordBatch]) -> Rows:
+        """Bring rows of equal keys together and join them."""
+        plan = self._plan()
+        source = left.pipeline | "Right" >> self.right
+        right = source if isinstance(source, Rows) else Rows(source)
+        usable = each_batch(right.rows, functools.partial(_usable, plan=plan), _STEP)
+        sides = {
+            "left": _by_partition(left, "PartitionLeft", plan.by, self.partitions),
+            "right": _by_partition(usable.rows, "PartitionRight", plan.by, self.partitions),
+        }
+        joined = sides | beam.CoGroupByKey() | "JoinPartitions" >> beam.ParDo(_Join(plan))
+        rejected = self._named(right.rejected + usable.rejected, "NameRejected")
+        return Rows(joined, rejected, self._named(right.counts + usable.counts, "NameCounts"))
+
+    def _named(self, pcolls: tuple[Any, ...], label: str) -> tuple[Any, ...]:
+        """Say of which input rejected rows and counts are, where they do not say it."""
+        return tuple(
+            pcoll | f"{label}{n}" >> beam.Map(_name_input, self._input_name())
+            for n, pcoll in enumerate(pcolls)
+        )
+
+    def _where(self, argument: str) -> str:
+        return f"JoinAsOf({argument}=...) of {self._input_name()}"
+
+    def _input_name(self) -> str:
+        return str(getattr(self.right, "input_name", "") or "right")
+
+    def _right_schema(self) -> Schema:
+        schema = getattr(self.right, "schema", None)
+        if not isinstance(schema, Schema):
+            raise RecipeError(
+                f"JoinAsOf: the columns of {self._input_name()} are not known; "
+                "give it a schema=, as in JoinAsOf(ReadCsv(..., schema=schema))"
+            )
+        return schema
+
+    def _plan(self) -> _Plan:
+        """Name every column, from the arguments and the right side's schema."""
+        schema = self._right_schema()
+        right_on = self.right_on or getattr(self.right, "event_time", None)
+        if right_on is None:
+            raise RecipeError(
+                f"JoinAsOf: {self._input_name()} has no column of times; give it event_time=, "
+                "or right_on= to JoinAsOf"
+            )
+        check_times(right_on, schema, self._where("right_on"))
+        check_keys(self.by, schema, self._where("by"))
+        left_out = {*self.by, right_on}
+        names = self.columns
+        if names is None:
+            names = [name for name in column_names(schema) if name not in left_out]
+        check_columns(names, column_names(schema), self._where("columns"))
+        return _Plan(
+            by=tuple(self.by),
+            on=self.on or right_on,
+            right_on=right_on,
+            added=tuple((name, self.prefix + name, _type(schema, name)) for name in names),
+            tolerance=_microseconds(self.tolerance),
+        )
+
+
+def _by_partition(
+    batches: beam.PCollection[pa.RecordBatch], label: str, by: Sequence[str], partitions: int | None
+) -> beam.PCollection[tuple[int, pa.RecordBatch]]:
+    return batches | label >> beam.FlatMap(
+        partition_batch, by, partitions or PARTITIONS
+    ).with_output_types(tuple[int, pa.RecordBatch])
+
+
+@beam.typehints.with_output_types(pa.RecordBatch)
+class _Join(beam.DoFn):  # type: ignore[misc]
+    def __init__(self, plan: _Plan) -> None:
+        self._plan = plan
+
+    def process(
+        self, partition: tuple[int, dict[str, Iterable[pa.RecordBatch]]]
+    ) -> Iterator[pa.RecordBatch]:
+        left, right = list(partition[1]["left"]), list(partition[1]["right"])
+        if left:
+            rows = concat(left)
+            check_columns([self._plan.on], rows.schema.names, f"{_STEP}(on=...)")
+            _check_names(self._plan, rows.schema.names)
+            joined = join_as_of(rows, concat(right) if right else None, self._plan)
+            yield from take_batches(joined, np.arange(joined.num_rows))
+
+
+def _name_input(item: Count | Rejected, name: str) -> Count | Rejected:
+    return item if item.input else item._replace(input=name)
+
+
+def _check_names(plan: _Plan, known: Iterable[str]) -> None:
+    taken = set(known)
+    for _, name, _ in plan.added:
+        if name in taken:
+            raise RecipeError(
+                f'JoinAsOf: there are two columns "{name}"; give prefix= for the joined ones, or '
+                "columns= with those you need"
+            )
+        taken.add(name)
+
+
+def _type(schema: Schema, name: str) -> pa.DataType:
+    return arrow_schema(schema).field(name).type
+
+
+def _check_same_type(name: str, left: pa.DataType, right: pa.DataType) -> None:
+    if key_values(pa.nulls(0, left)).type != key_values(pa.nulls(0, right)).type:
+        raise RecipeError(
+            f'JoinAsOf: by column "{name}" is {left} on the left and {right} on the right; '
+            "give it one type in both schemas"
+        )
+
+
+def _joined_feature(schema: Schema, name: str, as_name: str) -> Feature:
+    """Return the right column `name` as an optional feature called `as_name`."""
+    feature = next(f for f in schema.feature if f.name == name)
+    joined: Any = Feature()
+    joined.CopyFrom(feature)
+    joined.name = as_name
+    joined.ClearField("presence")
+    domain = string_domain(schema, feature)
+    if domain is not None:
+        joined.string_domain.value[:] = domain
+    if not is_list(feature):
+        optional = make_feature(as_name, arrow_type(feature), required=False)
+        joined.value_count.CopyFrom(optional.value_count)
+        if is_required(feature):
+            joined.annotation.MergeFrom(optional.annotation)
+    return joined
+
+
+def _microseconds(tolerance: str | datetime.timedelta | None) -> int | None:
+    if tolerance is None:
+        return None
+    if isinstance(tolerance, str):
+        match = _DURATION.fullmatch(tolerance.strip())
+        if not match:
+            raise RecipeError(
+                f'JoinAsOf: tolerance="{tolerance}"; expected a number and one of '
+                f'{", ".join(_UNITS)}, as in "6h"'
+            )
+        tolerance = datetime.timedelta(**{_UNITS[match[2]]: int(match[1])})
+    if not isinstance(tolerance, datetime.timedelta) or tolerance < datetime.timedelta():
+        raise RecipeError(f'JoinAsOf: tolerance={tolerance!r}; expected a duration, as in "6h"')
+    return tolerance // datetime.timedelta(microseconds=1)

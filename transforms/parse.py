@@ -1,0 +1,340 @@
+"""Rows of JSON as typed batches, and what becomes of rows that do not parse.
+
+Pure functions, shared by every source and by `skewless predict`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json as pa_json
+from tensorflow_metadata.proto.v0 import schema_pb2
+
+from skewless.schema import Feature, Schema, arrow_type, is_list
+from skewless.transforms.cells import (
+    Cells,
+    canonical,
+    cast_column,
+    expected,
+    null_where,
+    parse_timestamps,
+    true_where,
+)
+from skewless.transforms.rows import FILE, OFFSET, Outcome, Rejected, with_origin
+
+__all__ = [
+    "STEP",
+    "assemble",
+    "json_object",
+    "json_text",
+    "parse_json_rows",
+    "restore_origin",
+    "typed_json_is_safe",
+]
+
+STEP = "Parse"
+
+# --- JSON -----------------------------------------------------------------------------
+
+
+def parse_json_rows(
+    lines: Sequence[bytes],
+    schema: Schema,
+    file: str = "",
+    offsets: Sequence[int] | None = None,
+) -> Outcome:
+    """Parse lines that hold one JSON object each.
+
+    Numbers are written as numbers, timestamps as ISO 8601 text or as integers in the
+    schema's unit; true and false are 1 and 0 for INT. A field left out, null, NaN or ""
+    is missing; fields that the schema does not have are ignored, and so are blank lines.
+
+    Args:
+        lines: The lines, without or with their line ends.
+        schema: The raw columns.
+        file: Where the lines come from.
+        offsets: The byte offset of each line; by default its number, from 0.
+
+    Returns:
+        The rows with their origin columns, and the lines that are no such rows.
+
+    >>> from skewless.schema import make_feature, make_schema
+    >>> schema = make_schema([make_feature("n", pa.int64(), required=False)])
+    >>> outcome = parse_json_rows([b'{"n": 1}', b'{"n": "x"}', b'{}'], schema)
+    >>> outcome.kept["n"].to_pylist(), outcome.rejected[0].reason
+    ([1, None], 'expected a whole number (int64)')
+    """
+    places = np.arange(len(lines)) if offsets is None else np.asarray(offsets, np.int64)
+    stripped = [line.strip() for line in lines]
+    full = np.array([bool(line) for line in stripped], dtype=np.bool_)
+    if not full.all():
+        stripped = [line for line in stripped if line]
+        places = places[full]
+    columns = _typed_json(stripped, schema)
+    if columns is not None:
+        return assemble(columns, schema, file, places, stripped.__getitem__, lambda *_: "")
+    rows: list[dict[str, Any]] = []
+    kept_lines, kept_places, rejected = [], [], []
+    for line, place in zip(stripped, places.tolist(), strict=True):
+        try:
+            rows.append(json_object(line))
+            kept_lines.append(line)
+            kept_places.append(place)
+        except (ValueError, RecursionError) as error:
+            reason = f"expected a JSON object on one line ({error})"
+            rejected.append(Rejected(STEP, file, place, "", "", reason, line))
+    outcome = assemble(
+        {f.name: _json_column([row.get(f.name) for row in rows], f) for f in schema.feature},
+        schema,
+        file,
+        np.asarray(kept_places, np.int64),
+        kept_lines.__getitem__,
+        lambda name, i: json_text(rows[i].get(name)),
+    )
+    return outcome._replace(rejected=rejected + outcome.rejected)
+
+
+class _Unbounded(str):
+    """A number of JSON that no float can hold."""
+
+
+def _json_float(text: str) -> float | _Unbounded:
+    value = float(text)
+    return _Unbounded(text) if math.isinf(value) else value
+
+
+def _json_int(text: str) -> int | float | _Unbounded:
+    return int(text) if len(text) < 1000 else _json_float(text)
+
+
+def json_object(line: bytes) -> dict[str, Any]:
+    """Return the object that a line holds.
+
+    Raises:
+        ValueError: If it holds none.
+    """
+    row = json.loads(line.decode(), parse_float=_json_float, parse_int=_json_int)
+    if not isinstance(row, dict):
+        raise ValueError(f"found {type(row).__name__}")
+    return row
+
+
+def json_text(value: Any) -> str:
+    """Return a JSON value as the text that a person wrote."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _json_column(values: list[Any], feature: Feature) -> Cells:
+    """Convert a column of JSON values, one by one."""
+    convert = _converter(feature)
+    bad = np.zeros(len(values), dtype=np.bool_)
+    converted: list[Any] = []
+    for i, value in enumerate(values):
+        try:
+            converted.append(None if value is None else convert(value))
+        except (ValueError, TypeError, OverflowError):
+            bad[i] = True
+            converted.append(None)
+    type_ = arrow_type(feature)
+    if not pa.types.is_timestamp(type_):
+        return Cells(canonical(pa.array(converted, type_), feature), bad)
+    texts = pa.array([v if isinstance(v, str) else None for v in converted], pa.string())
+    numbers = pa.array([None if isinstance(v, str) else v for v in converted], pa.int64())
+    texts = null_where(texts, pc.equal(texts, ""))
+    times = parse_timestamps(texts, type_.unit)
+    bad |= true_where(pc.and_(pc.is_valid(texts), pc.is_null(times)))
+    return Cells(canonical(pc.coalesce(numbers.cast(type_), times), feature), bad)
+
+
+def _converter(feature: Feature) -> Callable[[Any], Any]:
+    """Return the function that converts one JSON value, or raises for a bad one."""
+    if is_list(feature):
+        item = _converter(Feature(type=feature.type))
+
+        def convert_list(value: Any) -> list[Any]:
+            if not isinstance(value, list):
+                raise TypeError(value)
+            return [item(one) for one in value if one is not None]
+
+        return convert_list
+    if pa.types.is_timestamp(arrow_type(feature)):
+        return _json_time
+    return {
+        schema_pb2.INT: _to_int,
+        schema_pb2.FLOAT: _to_float,
+        schema_pb2.BYTES: _to_text,
+    }[feature.type]
+
+
+def _to_int(value: Any) -> int:
+    if not isinstance(value, int) or not -(2**63) <= value < 2**63:
+        raise ValueError(value)
+    return int(value)
+
+
+def _to_float(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(value)
+    with np.errstate(over="ignore"):
+        single = float(np.float32(float(value)))
+    if math.isinf(single) and not (isinstance(value, float) and math.isinf(value)):
+        raise ValueError(value)
+    return single
+
+
+def _to_text(value: Any) -> str:
+    if not isinstance(value, str) or isinstance(value, _Unbounded):
+        raise ValueError(value)
+    value.encode()  # a lone surrogate is no text
+    return value
+
+
+def _json_time(value: Any) -> int | str:
+    return _to_text(value) if isinstance(value, str) else _to_int(value)
+
+
+def typed_json_is_safe(lines: Sequence[bytes]) -> bool:
+    """Say whether Arrow's JSON reader takes these lines for what they are.
+
+    It crashes on a bare `null`, and spells infinity in ways that JSON readers do not.
+    """
+    text = b"\n".join(lines)
+    if not all(line[:1] == b"{" and line[-1:] == b"}" for line in lines):
+        return False
+    if re.search(rb"\}\s*n", text):
+        return False
+    if (b"NaN" in text or b"Inf" in text) and re.search(rb"[:,\[\s]-?(NaN|Inf)", text):
+        return False
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _typed_json(lines: list[bytes], schema: Schema) -> dict[str, Cells] | None:
+    """Parse all columns at once; None where a line needs to be looked at by itself."""
+    if not lines or not typed_json_is_safe(lines):
+        return None
+    try:
+        first = json_object(lines[0])
+    except ValueError:
+        return None
+    fields = [(f.name, _json_type(f, first.get(f.name))) for f in schema.feature]
+    block = b"\n".join(lines)
+    try:
+        table = pa_json.read_json(
+            pa.BufferReader(block),
+            pa_json.ReadOptions(use_threads=False, block_size=len(block) + 1),
+            pa_json.ParseOptions(
+                explicit_schema=pa.schema(fields), unexpected_field_behavior="ignore"
+            ),
+        )
+    except pa.ArrowInvalid:
+        return None
+    if table.num_rows != len(lines):
+        return None
+    columns = {}
+    for feature in schema.feature:
+        column = table[feature.name].combine_chunks()
+        if pa.types.is_string(column.type):
+            column = null_where(column, pc.equal(column, ""))
+        columns[feature.name] = cast_column(column, feature)
+        if columns[feature.name].bad.any():
+            return None
+    return columns
+
+
+def _json_type(feature: Feature, example: Any) -> pa.DataType:
+    """Return the type to read a field as, given how the first row writes it."""
+    type_ = arrow_type(feature)
+    if pa.types.is_timestamp(type_):
+        return pa.int64() if isinstance(example, int) else pa.string()
+    if pa.types.is_list(type_):
+        return pa.list_(_json_type(Feature(type=feature.type), None))
+    if pa.types.is_integer(type_) and isinstance(example, bool):
+        return pa.bool_()
+    return pa.float64() if pa.types.is_floating(type_) else type_
+
+
+# --- Outcomes -------------------------------------------------------------------------
+
+
+def assemble(
+    columns: Mapping[str, Cells],
+    schema: Schema,
+    file: str,
+    offsets: npt.NDArray[np.int64],
+    payload: Callable[[int], bytes],
+    cell: Callable[[str, int], str],
+) -> Outcome:
+    """Make the outcome of parsed columns: good rows are kept, the others rejected.
+
+    Args:
+        columns: The parsed columns of the schema.
+        schema: The raw columns; a row is rejected for its first bad one.
+        file: Where the rows come from.
+        offsets: The offset of each row, shape [rows].
+        payload: What to keep of a rejected row, by its number.
+        cell: The text of a column's cell, by the row's number.
+
+    Returns:
+        The rows with their origin columns.
+    """
+    features = {f.name: f for f in schema.feature}
+    names = list(features)
+    batch = pa.RecordBatch.from_arrays(
+        [columns[name].values for name in names],
+        schema=pa.schema([(name, columns[name].values.type) for name in names]),
+    )
+    batch = with_origin(batch, file, pa.array(offsets, pa.int64()))
+    bad = np.zeros(len(offsets), dtype=np.bool_)
+    for name in names:
+        bad |= columns[name].bad
+    if not bad.any():
+        return Outcome(batch, [], {"read": len(offsets)})
+    rejected = []
+    for i in np.flatnonzero(bad).tolist():
+        name = next(name for name in names if columns[name].bad[i])
+        feature = features[name]
+        rejected.append(
+            Rejected(
+                STEP, file, int(offsets[i]), name, cell(name, i), expected(feature), payload(i)
+            )
+        )
+    return Outcome(batch.filter(pa.array(~bad)), rejected, {"read": len(offsets)})
+
+
+def restore_origin(outcome: Outcome, rejected: Sequence[Rejected]) -> Outcome:
+    """Give replayed rows the place they first came from.
+
+    Args:
+        outcome: Of parsing the payloads of `rejected`, offsets being positions in it.
+        rejected: The rows as they were rejected.
+
+    Returns:
+        The outcome with files and offsets of old; what is still bad keeps its payload.
+    """
+    at = outcome.kept.column(OFFSET).to_pylist()
+    files = pa.array([rejected[i].file for i in at], pa.string()).dictionary_encode()
+    offsets = pa.array([rejected[i].offset for i in at], pa.int64())
+    kept = outcome.kept
+    kept = kept.set_column(kept.schema.get_field_index(FILE), FILE, files)
+    kept = kept.set_column(kept.schema.get_field_index(OFFSET), OFFSET, offsets)
+    again = [
+        row._replace(
+            file=rejected[row.offset].file,
+            offset=rejected[row.offset].offset,
+            payload=rejected[row.offset].payload,
+        )
+        for row in outcome.rejected
+    ]
+    return Outcome(kept, again, outcome.counts)

@@ -1,0 +1,46 @@
+"""Write a file whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import pathlib
+import uuid
+from collections.abc import Iterator
+
+from skewless.errors import RunError
+
+__all__ = ["is_disk_full", "whole_file", "write_error"]
+
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextlib.contextmanager
+def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Give a temporary path, renamed to `path` on success and removed on failure.
+
+    Raises:
+        RunError: If the file cannot be written, for example because the disk is full.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise write_error(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Say whether `error` means that there is no room to write."""
+    return error.errno in _DISK_FULL
+
+
+def write_error(path: pathlib.Path, error: OSError) -> RunError:
+    """Return the error for a file that could not be written, with the repair."""
+    repair = "check the directory and its permissions"
+    if is_disk_full(error):
+        repair = "free some space and run the same command again: it goes on where it stopped"
+    return RunError(f"cannot write {path}: {error.strerror or error}; {repair}")

@@ -1,0 +1,132 @@
+"""Parquet files as batches of typed rows."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from skewless.errors import DataError
+from skewless.schema import Schema, column_names
+from skewless.transforms.cells import cast_column
+from skewless.transforms.parse import assemble, json_text, parse_json_rows
+from skewless.transforms.rows import Outcome, Rejected
+from skewless.transforms.sources.files import FileSource, Piece, open_file
+
+__all__ = ["ReadParquet"]
+
+_BATCH_ROWS = 65_536
+
+
+@dataclasses.dataclass(eq=False)
+class ReadParquet(FileSource):
+    """Read Parquet files, row group by row group, cast to the schema's types.
+
+    A row with a value that its type cannot hold is rejected. The offset of a row is its
+    number in the file.
+
+    Args:
+        pattern: A path or glob, or several, on any Beam file system.
+        schema: The raw columns: a Schema, or the path of a `schema.pbtxt`.
+        columns: The columns to read; by default all of the schema.
+        event_time: The timestamp column that says when a row happened.
+        name: What the ledger calls this input; by default the stem of the first pattern.
+
+    Returns:
+        `Rows`: batches with origin columns, rejected rows, and how many were read.
+
+    Raises:
+        RecipeError: If an argument is wrong, or the files lack a column of the schema.
+        DataError: If a file is missing, or is not Parquet.
+    """
+
+    def file_format(self) -> ParquetFormat:
+        """Return how these files are read."""
+        return ParquetFormat()
+
+
+@dataclasses.dataclass(frozen=True)
+class ParquetFormat:
+    """How Parquet files are cut and cast."""
+
+    def header(self, path: str) -> tuple[str, ...]:
+        """Return the names of the columns."""
+        with _open(path) as file:
+            return tuple(file.schema_arrow.names)
+
+    def pieces(self, path: str, size: int) -> Iterator[Piece]:  # noqa: ARG002
+        """Yield the row groups."""
+        with _open(path) as file:
+            for group in range(file.num_row_groups):
+                yield Piece(path, group, group + 1)
+
+    def read(self, piece: Piece, schema: Schema) -> Iterator[Outcome]:
+        """Yield the rows of the row groups, at most 65,536 at once."""
+        for first, batch in _batches(piece, column_names(schema)):
+            columns = {f.name: cast_column(batch[f.name], f, piece.path) for f in schema.feature}
+            yield assemble(
+                columns,
+                schema,
+                piece.path,
+                np.arange(first, first + batch.num_rows),
+                lambda i, batch=batch: _payload(batch, i),  # type: ignore[misc]
+                lambda name, i, batch=batch: _readable(batch[name][i].as_py()),  # type: ignore[misc]
+            )
+
+    def untyped(self, piece: Piece) -> Iterator[pa.RecordBatch]:
+        """Yield the rows in the file's own types."""
+        for _, batch in _batches(piece, None):
+            texts = [f.name for f in batch.schema if _is_text(f.type)]
+            for name in texts:
+                at = batch.schema.get_field_index(name)
+                batch = batch.set_column(at, name, batch[name].cast(pa.binary()))
+            yield batch
+
+    def replay(self, rejected: Sequence[Rejected], schema: Schema) -> Outcome:
+        """Parse repaired payloads; the offset of a row is its position in `rejected`."""
+        return parse_json_rows([row.payload or b"?" for row in rejected], schema)
+
+
+@contextlib.contextmanager
+def _open(path: str) -> Iterator[pq.ParquetFile]:
+    with open_file(path) as handle:
+        try:
+            file = pq.ParquetFile(handle)
+        except pa.ArrowInvalid as error:
+            raise DataError(f"{path}: not a Parquet file, or cut short ({error})") from None
+        yield file
+
+
+def _batches(piece: Piece, columns: list[str] | None) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Yield batches and the number in the file of the first row of each."""
+    with _open(piece.path) as file:
+        groups = range(piece.start, piece.stop if piece.stop is not None else file.num_row_groups)
+        first = sum(file.metadata.row_group(i).num_rows for i in range(piece.start))
+        for batch in file.iter_batches(
+            _BATCH_ROWS, row_groups=list(groups), columns=columns, use_threads=False
+        ):
+            yield first, batch
+            first += batch.num_rows
+
+
+def _is_text(type_: pa.DataType) -> bool:
+    if pa.types.is_dictionary(type_):
+        return _is_text(type_.value_type)
+    return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_))
+
+
+def _payload(batch: pa.RecordBatch, row: int) -> bytes:
+    return json.dumps(batch.slice(row, 1).to_pylist()[0], default=_readable).encode()
+
+
+def _readable(value: object) -> str:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    if hasattr(value, "isoformat"):
+        return str(value.isoformat()).replace("+00:00", "Z")
+    return json_text(value) if isinstance(value, (str, int, float, list)) else str(value)
