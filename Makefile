@@ -3,7 +3,7 @@
 
 PYTHON ?= python3.11
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
-VENV := .venv$(if $(filter-out 3.11,$(VERSION)),-$(VERSION))
+VENV := .venv$(patsubst -3.11,,-$(or $(VERSION),unknown))
 BIN := $(VENV)/bin
 INPUTS := setup.py pyproject.toml constraints.txt
 
@@ -38,7 +38,7 @@ docs: $(VENV)/.dev  ## Check the links and the Python code of README.md and docs
 	$(BIN)/python -m pytest tests/test_docs.py
 
 constraints:  ## Renew constraints.txt: the newest versions that fit, as pip finds them
-	@test -n "$(VERSION)" || { echo "$(PYTHON) not found" >&2; exit 1; }
+	@test -n "$(VERSION)" || { echo "$(PYTHON) does not run; name one that does: PYTHON=python3.12" >&2; exit 1; }
 	rm -rf .venv-constraints
 	$(PYTHON) -m venv .venv-constraints
 	.venv-constraints/bin/pip install --quiet -e '.[dev]'
@@ -50,7 +50,7 @@ constraints:  ## Renew constraints.txt: the newest versions that fit, as pip fin
 $(VENV)/.demo: EXTRA := demo
 $(VENV)/.dev: EXTRA := dev
 $(VENV)/.demo $(VENV)/.dev: $(INPUTS)
-	@test -n "$(VERSION)" || { echo "$(PYTHON) not found; name one: make PYTHON=python3.12" >&2; exit 1; }
+	@test -n "$(VERSION)" || { echo "$(PYTHON) does not run; name one that does: PYTHON=python3.12" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[$(EXTRA)]'
 	touch $@

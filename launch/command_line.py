@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import pathlib
 import sys
+import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from skewless import __version__
 from skewless.errors import RecipeError, SkewlessError
@@ -80,25 +82,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     try:
         _check_paths(options)
-        # TensorFlow writes pages of notices about this machine's hardware when it is loaded.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-        from skewless.launch import commands
-
+        with _native_notices_hidden():
+            from skewless.launch import commands
         code = commands.COMMANDS[options.command](options)
     except SkewlessError as error:
         if options.debug:
             traceback.print_exc()
-        print(f"skewless: {error}", file=sys.stderr)
+        sys.stderr.write(f"skewless: {error}\n")
         return error.exit_code
     except BrokenPipeError:
         # Whoever read our output has seen enough, as in `skewless predict ... | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        print("skewless: stopped; the same command goes on where it stopped", file=sys.stderr)
+        sys.stderr.write("skewless: stopped; the same command goes on where it stopped\n")
         return 130
     return code
+
+
+@contextlib.contextmanager
+def _native_notices_hidden() -> Iterator[None]:
+    """Hide what C++ code writes to standard error, unless the block fails.
+
+    While it is loaded, TensorFlow writes a screenful about this machine's hardware, before
+    any setting of its log can take effect.
+    """
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as notices:
+        kept = os.dup(2)
+        os.dup2(notices.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            os.dup2(kept, 2)
+            notices.seek(0)
+            sys.stderr.write(notices.read().decode("utf-8", "replace"))
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _check_paths(options: argparse.Namespace) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterator
+
+import absl.logging
 
 from skewless.errors import RecipeError, RunError
 from skewless.launch.display import Screen
@@ -20,7 +21,7 @@ from skewless.pipeline.recipe import Recipe, load_recipe
 from skewless.pipeline.rereading import verify_rows
 from skewless.pipeline.verifying import verify_features
 from skewless.transforms.rows import Rejected
-from skewless.transforms.sinks.rejected import rejected_from_json
+from skewless.transforms.sinks.rejected import read_rejected_file
 
 __all__ = ["COMMANDS"]
 
@@ -114,13 +115,7 @@ def _replay(options: argparse.Namespace) -> int:
 
 def _read_repaired(path: pathlib.Path) -> tuple[Rejected, ...]:
     files = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
-    repaired = []
-    for file in files:
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-            try:
-                repaired.append(rejected_from_json(line))
-            except (ValueError, TypeError, AttributeError) as error:
-                raise RecipeError(f"{file}:{number}: not a line of rejected/: {error}") from None
+    repaired = [row for file in files for row in read_rejected_file(file)]
     if not repaired:
         raise RecipeError(f"{path}: there is no repaired row; expected lines as in rejected/")
     if joined := sorted({row.input for row in repaired if row.input}):
@@ -135,7 +130,7 @@ def _quiet_libraries() -> None:
     """Keep libraries' notices from the screen; their errors stay."""
     for name in ("apache_beam", "tensorflow", "absl", "root"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    absl.logging.set_verbosity(absl.logging.ERROR)
 
 
 _quiet_libraries()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,9 +16,8 @@ from skewless.pipeline.verifying import Comparison
 __all__ = ["show_comparisons", "show_result"]
 
 _KINDS = ("read", "written", "joined", *DROPPED)
-# Of each task the metrics that say most, in the order they are shown.
-_METRICS = ("auc", "auc_pr", "precision", "recall", "f1", "accuracy", "calibration")
-_METRICS_OF_NUMBERS = ("mae", "rmse", "r2")
+# The metrics that say most, of any task; a line must fit 80 columns. All are in metrics.json.
+_METRICS = ("auc", "auc_pr", "f1", "accuracy", "calibration", "mae", "rmse", "r2")
 
 
 def show_result(console: Console, result: Result) -> None:
@@ -53,11 +51,11 @@ def _ledger_table(ledger: Ledger) -> Table:
 
 def _metrics_table(metrics: Mapping[str, Any]) -> Table:
     overall = metrics["overall"]
-    names = [n for n in (*_METRICS, *_METRICS_OF_NUMBERS) if n in overall]
+    names = [n for n in _METRICS if n in overall]
     table = Table(title="Metrics on the test rows", title_justify="left")
-    table.add_column("slice")
+    table.add_column("slice", no_wrap=True)
     for name in ("rows", *names):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_row("all", *_metric_cells(overall, names), style="bold")
     for entry in metrics["slices"]:
         shown = ", ".join(f"{column}={value}" for column, value in entry["slice"].items())
@@ -72,18 +70,13 @@ def _metric_cells(metrics: Mapping[str, Any], names: Sequence[str]) -> list[str]
 
 
 def _show_next(console: Console, paths: RunPaths) -> None:
-    # Beside the interpreter, as a virtual environment need not be active.
     console.print("\nnext")
     for command in (
         f"skewless verify {paths.root}",
-        f"head -3 rows.jsonl | skewless predict {_short(paths.newest_model())} -",
-        f"ls {paths.rejected}   # repair, then: skewless replay {paths.root} FILE",
+        f"skewless predict {paths.root} {paths.sample}",
+        f"cat {paths.evaluation}/metrics.json",
     ):
         console.print(f"  {command}", soft_wrap=True)
-
-
-def _short(path: pathlib.Path) -> str:
-    return str(path.parent)
 
 
 def show_comparisons(console: Console, comparisons: Sequence[Comparison]) -> None:
@@ -105,6 +98,4 @@ def show_comparisons(console: Console, comparisons: Sequence[Comparison]) -> Non
                 soft_wrap=True,
             )
     total = sum(found.differing for found in comparisons)
-    console.print(
-        "[green]no bit differs[/]" if not total else f"[red]{total:,} values differ[/]"
-    )
+    console.print("[green]no bit differs[/]" if not total else f"[red]{total:,} values differ[/]")

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from skewless.models.inputs import IDS, LISTS, NUMBERS, Inputs
+from skewless.models.inputs import IDS, NUMBERS, Inputs
 from skewless.models.networks import Dnn, Linear, Network, Task, WideAndDeep
 
 __all__ = ["build", "compile_model"]
@@ -38,7 +38,7 @@ def build(network: Network, inputs: Inputs, task: Task, classes: int | None) -> 
         parts.extend(_wide(network, inputs, tensors, units))
     if isinstance(network, Dnn):
         parts.append(_deep(network, inputs, tensors, units))
-    total = keras.layers.Add(name="sum")(parts) if len(parts) > 1 else parts[0]
+    total = keras.layers.Add(name="total")(parts) if len(parts) > 1 else parts[0]
     output = keras.layers.Activation(_ACTIVATION[task], name="prediction", dtype="float32")(total)
     return keras.Model(tensors, output, name=type(network).__name__.lower())
 
@@ -71,9 +71,7 @@ def _loss_and_metrics(task: Task) -> tuple[Any, list[Any]]:
 
 def _keras_inputs(inputs: Inputs) -> dict[str, Any]:
     return {
-        name: keras.Input(
-            [width], dtype="float32" if name == NUMBERS else "int64", name=_layer_name(name)
-        )
+        name: keras.Input([width], dtype="float32" if name == NUMBERS else "int64", name=name)
         for name, width in inputs.packed_widths().items()
     }
 
@@ -130,14 +128,14 @@ def _embedded(
             width(size),
             embeddings_initializer=initializer,
             embeddings_regularizer=_l2(network),
-            name=_layer_name(prefix + name),
+            name=prefix + name.replace("/", "."),
         )
 
     parts = [tensors.get(NUMBERS)]
     for i, column in enumerate(inputs.of_kind("id")):
         parts.append(embedding(column.name, column.size, column.size)(tensors[IDS][:, i]))
     for column in inputs.of_kind("ids"):
-        ids = tensors[LISTS + column.name]
+        ids = tensors[column.list_name]
         vectors = embedding(column.name, column.size + 1, column.size)(ids)
         parts.append(_mean_of_present(vectors, ids))
     return parts
@@ -152,8 +150,3 @@ def _mean_of_present(vectors: Any, ids: Any) -> Any:
 
 def _l2(network: Network) -> Any:
     return keras.regularizers.L2(network.l2) if network.l2 else None
-
-
-def _layer_name(name: str) -> str:
-    # Keras keeps "/" for the paths of its own variables.
-    return name.replace("/", ".")

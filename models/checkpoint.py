@@ -43,8 +43,8 @@ class Checkpoint:
         losses = [epoch[monitor] for epoch in self.history] if monitor else [0.0]
         if losses[-1] < min(losses[:-1], default=float("inf")):
             self.best_epoch = len(self.history) - 1
-            self.best = [np.asarray(weight) for weight in model.weights]
-        self.variables = [np.asarray(variable) for variable in _variables(model)]
+            self.best = model.get_weights()
+        self.variables = [keras.ops.convert_to_numpy(variable) for variable in _variables(model)]
 
     def restore(self, model: keras.Model) -> None:
         """Put a compiled model into the state after the last recorded epoch."""
@@ -65,14 +65,14 @@ class Checkpoint:
     def load(cls, path: pathlib.Path, purpose: str) -> Checkpoint:
         """Return what `path` holds, or a fresh start if that is not for `purpose`."""
         try:
-            with np.load(path) as file:
+            with path.open("rb") as opened, np.load(opened) as file:
                 state = json.loads(str(file["state"]))
                 if state["purpose"] != purpose:
                     return cls(purpose)
                 best = [file[f"best_{i}"] for i in range(_count(file.files, "best_"))]
                 count = _count(file.files, "variable_")
                 variables = [file[f"variable_{i}"] for i in range(count)]
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile):
             return cls(purpose)
         return cls(purpose, state["history"], state["best_epoch"], best, variables)
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from skewless.errors import DataError
-from skewless.models.inputs import Inputs
+from skewless.models.inputs import Inputs, parse_failure
 
 __all__ = ["IN_MEMORY_BYTES", "Examples", "examples_dataset"]
 
@@ -218,8 +218,7 @@ def _readable(dataset: tf.data.Dataset, files: Sequence[str]) -> Iterator[Any]:
         yield from dataset
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
         where = files[0] if len(files) == 1 else f"one of the {len(files)} files {files[0]} ..."
-        reason = " ".join(str(error.message).split())[:200]
         raise DataError(
-            f"examples: {where} cannot be read with this transform graph ({reason}); "
+            f"examples: {where} cannot be read with this graph ({parse_failure(error)}); "
             "run the transform stage again"
         ) from None

@@ -7,6 +7,7 @@ costs time at every step and every request, however small it is.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -17,11 +18,10 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from skewless.errors import RecipeError, no_such_column
 from skewless.schema import Feature
 
-__all__ = ["IDS", "LISTS", "NUMBERS", "Column", "Inputs", "read_inputs"]
+__all__ = ["IDS", "NUMBERS", "Column", "Inputs", "parse_failure", "read_inputs"]
 
 NUMBERS = "numbers"
 IDS = "ids"
-LISTS = "list_"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +42,12 @@ class Column:
     width: int = 1
     first: int = 0
     size: int = 0
+
+    @property
+    def list_name(self) -> str:
+        """The name of its own packed tensor, if it is of the kind `ids`."""
+        # Keras keeps "/" for the paths of its variables.
+        return "list_" + self.name.replace("/", ".")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +79,7 @@ class Inputs:
             widths[NUMBERS] = sum(column.width for column in numbers)
         if ids := self.of_kind("id"):
             widths[IDS] = len(ids)
-        return widths | {LISTS + column.name: None for column in self.of_kind("ids")}
+        return widths | {column.list_name: None for column in self.of_kind("ids")}
 
     def pack(self, features: Mapping[str, Any]) -> dict[str, tf.Tensor]:
         """Return features as a network takes them.
@@ -94,7 +100,7 @@ class Inputs:
             packed[IDS] = tf.stack(values, axis=1)
         for column in self.of_kind("ids"):
             shift = column.first - 1
-            packed[LISTS + column.name] = _to_dense(features[column.name], shift) - shift
+            packed[column.list_name] = _to_dense(features[column.name], shift) - shift
         return packed
 
     def pack_label(self, features: Mapping[str, Any]) -> tf.Tensor:
@@ -155,6 +161,12 @@ def read_inputs(transform_graph: str, label: str) -> Inputs:
     known = is_class and target.HasField("int_domain") and target.int_domain.max > 0
     classes = int(target.int_domain.max) + 1 if known else None
     return Inputs(tuple(columns), label, is_class, classes, spec)
+
+
+def parse_failure(error: tf.errors.OpError) -> str:
+    """Return why `tf.io.parse_example` failed, without the names of TensorFlow's nodes."""
+    found = re.search(r"(Feature|Key): (.|\n)*?(?=\s*(\n|\[Op:|\[\[|$))", error.message)
+    return " ".join((found.group() if found else error.message).split())[:200]
 
 
 def _column(feature: Feature, spec: Any) -> Column:

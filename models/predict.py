@@ -15,6 +15,7 @@ import tensorflow as tf
 from skewless.arrays import raw_arrays
 from skewless.errors import RecipeError
 from skewless.models.export import versions
+from skewless.models.inputs import parse_failure
 from skewless.schema import Schema, parse_schema
 
 __all__ = ["Predictor"]
@@ -95,9 +96,8 @@ class Predictor:
         try:
             return _arrays(self._predict_examples(examples=tf.constant(list(examples), tf.string)))
         except tf.errors.InvalidArgumentError as error:
-            reason = " ".join(str(error.message).split())[:200]
             raise RecipeError(
-                f"examples: not as the schema of model {self.path} says: {reason}"
+                f"examples: not as the schema of model {self.path} says: {parse_failure(error)}"
             ) from None
 
     def _call(self, function: Any, batch: pa.RecordBatch) -> Arrays:

@@ -1,0 +1,1 @@
+"""Whole journeys: recipe, batch, training, verifying."""

@@ -74,6 +74,11 @@ class RunPaths:
         return self.root / "model"
 
     @property
+    def sample(self) -> pathlib.Path:
+        """A few raw test rows as JSON, as a client would send them."""
+        return self.root / "sample.jsonl"
+
+    @property
     def evaluation(self) -> pathlib.Path:
         """Metrics, in TFMA's format and as `metrics.json`."""
         return self.root / "evaluation"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pathlib
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import apache_beam as beam
@@ -36,7 +36,7 @@ from skewless.transforms.infer import InferSchema
 from skewless.transforms.rows import Count, Rejected
 from skewless.transforms.sinks.examples import WriteExamples
 from skewless.transforms.sinks.parquet import Part, WriteParquet
-from skewless.transforms.sinks.rejected import WriteRejected, rejected_from_json
+from skewless.transforms.sinks.rejected import WriteRejected, read_rejected_file
 from skewless.transforms.sinks.summary import WriteSummary
 from skewless.transforms.sources.parquet import ReadParquet
 
@@ -102,7 +102,7 @@ def typed_recipe(recipe: Recipe, paths: RunPaths) -> tuple[Recipe, Schema]:
 
 def _frozen(recipe: Recipe) -> Schema | None:
     """Return the recipe's own schema, read from its file where it is one."""
-    if recipe.schema is None or isinstance(recipe.schema, Schema):
+    if not isinstance(recipe.schema, str | os.PathLike):
         return recipe.schema
     path = pathlib.Path(recipe.schema)
     if not path.is_file():
@@ -116,7 +116,7 @@ def _infer(made: RunPaths, recipe: Recipe, execution: Execution) -> dict[str, An
     made.input_schemas.mkdir(parents=True, exist_ok=True)
     for name, source in recipe.sources().items():
         if source.schema is not None:
-            schema = source.load_schema()
+            schema = source.raw_schema()
         elif frozen is not None and source is recipe.source:
             joined = {
                 step.prefix + column
@@ -258,9 +258,9 @@ def _common_reasons(made: RunPaths) -> str:
 def read_rejected(paths: RunPaths) -> list[Rejected]:
     """Return every rejected row of a run."""
     return [
-        rejected_from_json(line)
+        row
         for file in sorted(paths.rejected.rglob("*.jsonl"))
-        for line in file.read_text(encoding="utf-8").splitlines()
+        for row in read_rejected_file(file)
     ]
 
 

@@ -22,6 +22,7 @@ from skewless.pipeline.recipe import Recipe, load_recipe
 from skewless.pipeline.stages import Display, Run
 from skewless.pipeline.training import evaluate_model, export_model, train_model
 from skewless.transforms.rows import Rejected
+from skewless.transforms.sinks.rejected import rejected_to_json
 
 __all__ = ["STAGES", "Journey", "Result", "fingerprint", "journey"]
 
@@ -118,6 +119,9 @@ def _opened(wanted: Journey, recipe: Recipe, display: Display) -> Iterator[Run]:
                 **{name: importlib.metadata.version(name) for name in _PACKAGES},
             },
         )
+        if wanted.repaired and not run.paths.repaired.exists():
+            lines = "".join(f"{rejected_to_json(row)}\n" for row in wanted.repaired)
+            run.paths.repaired.write_text(lines, encoding="utf-8")
         yield run
 
 
@@ -127,7 +131,7 @@ def fingerprint(recipe: Recipe) -> dict[str, list[dict[str, Any]]]:
     Raises:
         DataError: If a pattern matches no file.
     """
-    return {name: _files(name, source.pattern) for name, source in recipe.sources().items()}
+    return {name: _files(name, source.patterns) for name, source in recipe.sources().items()}
 
 
 def _files(name: str, patterns: Sequence[str]) -> list[dict[str, Any]]:

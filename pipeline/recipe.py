@@ -182,7 +182,7 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
         return _resolved(named, file)
     if len(found) != 1:
         raise RecipeError(
-            f"{path}: found {len(found)} recipes; expected a variable `recipe = skewless.Recipe(...)`"
+            f"{path}: found {len(found)} recipes; expected `recipe = skewless.Recipe(...)`"
         )
     return _resolved(next(iter(found.values())), file)
 

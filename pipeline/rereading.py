@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import tempfile
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,7 +18,7 @@ from skewless.pipeline.rows import ReadRows
 from skewless.pipeline.verifying import Comparison
 from skewless.transforms.replace import without_rows
 from skewless.transforms.rows import FILE, OFFSET
-from skewless.transforms.sinks.rejected import rejected_from_json
+from skewless.transforms.sinks.rejected import read_rejected_file
 
 __all__ = ["verify_rows"]
 
@@ -34,7 +35,7 @@ def verify_rows(paths: RunPaths, recipe: Recipe, execution: Execution) -> Compar
         The comparison; `differing` counts the rows that are not the same on both sides.
     """
     typed, schema = typed_recipe(recipe, paths)
-    repaired = tuple(map(rejected_from_json, _lines(paths.repaired)))
+    repaired = tuple(read_rejected_file(paths.repaired)) if paths.repaired.exists() else ()
     # What the graph rejected left the rows after they were read.
     later = {(r.file, r.offset) for r in read_rejected(paths) if r.step == "ApplyTransform"}
     comparison = Comparison("source, read again", features=len(schema.feature))
@@ -50,10 +51,6 @@ def verify_rows(paths: RunPaths, recipe: Recipe, execution: Execution) -> Compar
             comparison.rows += held.num_rows
             comparison.differing += _differing(held, read)
     return comparison
-
-
-def _lines(path: pathlib.Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
 def _in_order(folder: pathlib.Path) -> pa.Table:
@@ -72,11 +69,11 @@ def _differing(held: pa.Table, read: pa.Table) -> int:
     """Return how many rows are not the same; tables of another size differ in every row."""
     if held.num_rows != read.num_rows or held.schema.names != read.schema.names:
         return max(held.num_rows, read.num_rows)
-    unequal = pa.array([False] * held.num_rows)
+    unequal: Any = pa.array([False] * held.num_rows)
     for name in held.schema.names:
         one, two = held.column(name).combine_chunks(), read.column(name).combine_chunks()
         if one.equals(two):
             continue
         both = zip(one.to_pylist(), two.to_pylist(), strict=True)
         unequal = pc.or_(unequal, pa.array([a != b for a, b in both]))
-    return int(pc.sum(unequal.cast(pa.int64())).as_py() or 0)
+    return int(sum(unequal.to_pylist()))

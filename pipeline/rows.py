@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -80,7 +80,9 @@ def rows_schema(recipe: Recipe) -> Schema:
         schema = step.output_schema(schema)
     recipe.split.output_schema(schema)
     known = column_names(schema)
-    named = {f'features["{key}"]': c.inputs for key, c in (recipe.features or {}).items()}
+    named: dict[str, Sequence[str]] = {
+        f'features["{key}"]': column.inputs for key, column in (recipe.features or {}).items()
+    }
     if isinstance(recipe.label, Label):
         named["label"] = recipe.label.inputs
     named["Evaluation(slices=...)"] = [c for by in recipe.evaluation.slices for c in by]

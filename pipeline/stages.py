@@ -77,9 +77,8 @@ class Run:
                 f"{root} holds another run (recipe {held.get('recipe')}, digest "
                 f"{str(held.get('recipe_digest'))[:12]}); choose another --run-id or --output"
             )
-        if not manifest and root.exists() and any(p.name != ".work" for p in root.iterdir()):
-            if not paths.work.exists():
-                raise RunError(f"{root} is not empty and not a run; choose another --output")
+        if not manifest and not paths.work.exists() and root.exists() and any(root.iterdir()):
+            raise RunError(f"{root} is not empty and not a run; choose another --output")
         try:
             paths.work.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -14,6 +14,7 @@ import apache_beam as beam
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from skewless import progress
 from skewless.errors import RunError
@@ -24,7 +25,7 @@ from skewless.pipeline.artifacts import RunPaths, write_json
 from skewless.pipeline.execution import Execution
 from skewless.pipeline.recipe import Recipe
 from skewless.pipeline.stages import Run
-from skewless.schema import parse_schema
+from skewless.schema import column_names, parse_schema
 from skewless.transforms.apply import load_transform
 from skewless.transforms.evaluation.decision import LABEL, PREDICTION, decide
 from skewless.transforms.evaluation.evaluate import Evaluate
@@ -32,6 +33,8 @@ from skewless.transforms.predict import Predict, PredictBatch
 from skewless.transforms.sources.parquet import ReadParquet
 
 __all__ = ["evaluate_model", "export_model", "train_model"]
+
+_SAMPLE_ROWS = 3
 
 
 def train_model(run: Run, recipe: Recipe, warm_start: pathlib.Path | None = None) -> None:
@@ -89,7 +92,7 @@ def export_model(run: Run, recipe: Recipe) -> pathlib.Path:
     result = run.perform(
         "export",
         [run.key_of("train")],
-        [run.paths.model],
+        [run.paths.model, run.paths.sample],
         lambda work: _export(RunPaths(work), run, recipe),
     )
     return run.paths.model / str(result["version"])
@@ -108,8 +111,23 @@ def _export(made: RunPaths, run: Run, recipe: Recipe) -> dict[str, Any]:
         classes=trained["classes"],
         directory=str(made.model),
         version=version,
+        name=recipe.name,
     )
+    _write_sample(made.sample, run.paths, made.model / str(version))
     return {"version": version}
+
+
+def _write_sample(path: pathlib.Path, run: RunPaths, model: pathlib.Path) -> None:
+    """Write the first test rows as JSON with just the fields that the model takes."""
+    names = column_names(Predictor(str(model)).schema)
+    parts = run.row_parts("test") or run.row_parts("train")
+    batch = next(pq.ParquetFile(parts[0]).iter_batches(batch_size=_SAMPLE_ROWS, columns=names))
+    rows = [{k: v for k, v in row.items() if v is not None} for row in batch.to_pylist()]
+    path.write_text("".join(f"{json.dumps(row, default=_iso)}\n" for row in rows))
+
+
+def _iso(value: Any) -> str:
+    return str(value.isoformat()).replace("+00:00", "Z")
 
 
 def evaluate_model(

@@ -92,8 +92,7 @@ def verify_features(
     schema = parse_schema(schema_file.read_text(), str(schema_file))
     spec = tft.TFTransformOutput(str(paths.transform_graph)).transformed_feature_spec()
     spec.pop(label, None)
-    names = {size: "all at once" if size is None else f"batches of {size:,}" for size in batch_sizes}
-    found = [Comparison(f"SavedModel, {names[size]}", features=len(spec)) for size in batch_sizes]
+    found = [Comparison(_way(size), features=len(spec)) for size in batch_sizes]
     for split in SPLITS:
         parts = _same_parts(paths.row_parts(split), paths.example_parts(split))
         for rows_part, examples_part in parts:
@@ -104,6 +103,10 @@ def verify_features(
                 served = _call_in_batches(transform, raw, batch.num_rows, size)
                 _compare(comparison, batch, spec, written, served)
     return found
+
+
+def _way(size: int | None) -> str:
+    return "SavedModel, all at once" if size is None else f"SavedModel, batches of {size:,}"
 
 
 def _load_transform(model: str) -> Transform:
@@ -215,9 +218,7 @@ def _dense_bits(written: npt.NDArray[Any], served: npt.NDArray[Any]) -> npt.NDAr
     return np.asarray(np.bitwise_count(one ^ two).sum(axis=1), np.int64)
 
 
-def _ragged_bits(
-    name: str, written: Arrays, served: Arrays, rows: int
-) -> npt.NDArray[np.int64]:
+def _ragged_bits(name: str, written: Arrays, served: Arrays, rows: int) -> npt.NDArray[np.int64]:
     values, lengths = f"{name}/values", f"{name}/row_lengths"
     if np.array_equal(written[lengths], served[lengths]):
         bits = _dense_bits(written[values].reshape(-1, 1), served[values].reshape(-1, 1))

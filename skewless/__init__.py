@@ -77,7 +77,7 @@ _HOMES = {
 }
 _HOME = {name: f"skewless.{home}" for home, names in _HOMES.items() for name in names}
 
-__all__ = [  # noqa: F822 - the names are loaded by __getattr__
+__all__ = [
     "Analyze",
     "ApplyTransform",
     "DataError",

@@ -15,12 +15,6 @@ from skewless.schema import Feature, Schema, missing_int
 
 __all__ = ["raw_array", "raw_arrays"]
 
-_DTYPE = {
-    schema_pb2.INT: np.dtype(np.int64),
-    schema_pb2.FLOAT: np.dtype(np.float32),
-    schema_pb2.BYTES: np.dtype(object),
-}
-
 
 def raw_arrays(batch: pa.RecordBatch, schema: Schema) -> dict[str, npt.NDArray[Any]]:
     """Return the columns of `schema` as arrays in which missing values are written out.
@@ -53,15 +47,14 @@ def raw_array(column: pa.Array, feature: Feature) -> npt.NDArray[Any]:
     """
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
         return _padded_lists(column, feature)
-    dtype = _DTYPE[feature.type]
     if feature.type == schema_pb2.BYTES:
         filled = column.cast(pa.binary()).fill_null(b"")
-        return np.asarray(filled.to_numpy(zero_copy_only=False), dtype=object)
-    if feature.type == schema_pb2.INT:
+    elif feature.type == schema_pb2.INT:
         filled = column.cast(pa.int64()).fill_null(missing_int(feature))
-        return np.asarray(filled.to_numpy(zero_copy_only=False), dtype=dtype)
-    filled = column.cast(pa.float32()).fill_null(np.nan)
-    return np.asarray(filled.to_numpy(zero_copy_only=False), dtype=dtype)
+    else:
+        filled = column.cast(pa.float32()).fill_null(np.nan)
+    array: npt.NDArray[Any] = filled.to_numpy(zero_copy_only=False)
+    return array
 
 
 def _padded_lists(column: pa.Array, feature: Feature) -> npt.NDArray[Any]:

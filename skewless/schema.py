@@ -10,6 +10,7 @@ write it).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeAlias
 
 import pyarrow as pa
 from google.protobuf import text_format
@@ -36,8 +37,8 @@ __all__ = [
     "string_domain",
 ]
 
-Schema = schema_pb2.Schema
-Feature = schema_pb2.Feature
+Schema: TypeAlias = schema_pb2.Schema
+Feature: TypeAlias = schema_pb2.Feature
 
 MISSING_INT = -(2**63)
 _MISSING_TAG = "missing="
@@ -97,7 +98,7 @@ def is_list(feature: Feature) -> bool:
     """Say whether a row holds a list of values rather than at most one."""
     if feature.HasField("shape"):
         return any(dim.size != 1 for dim in feature.shape.dim)
-    return feature.HasField("value_count") and feature.value_count.max != 1
+    return bool(feature.HasField("value_count") and feature.value_count.max != 1)
 
 
 def arrow_type(feature: Feature) -> pa.DataType:

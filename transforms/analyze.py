@@ -16,8 +16,8 @@ import tensorflow_transform.beam as tft_beam
 from tensorflow_transform import impl_helper
 from tfx_bsl.tfxio import tensor_adapter, tensor_representation_util
 
-from skewless.errors import RecipeError, SkewlessError, no_such_column
-from skewless.schema import Schema, arrow_type, format_schema
+from skewless.errors import DataError, RecipeError, SkewlessError, no_such_column
+from skewless.schema import Schema, arrow_type, format_schema, is_required
 
 __all__ = ["Analyze", "as_tensor_columns", "check_exportable"]
 
@@ -82,6 +82,7 @@ def as_tensor_columns(batch: pa.RecordBatch, schema: Schema) -> pa.RecordBatch:
 
     Raises:
         RecipeError: If the batch lacks a column.
+        DataError: If a row lacks a required value.
 
     >>> from skewless.schema import make_feature, make_schema
     >>> schema = make_schema([make_feature("n", pa.float32(), required=False)])
@@ -93,7 +94,14 @@ def as_tensor_columns(batch: pa.RecordBatch, schema: Schema) -> pa.RecordBatch:
     for feature in schema.feature:
         if feature.name not in batch.schema.names:
             raise no_such_column(feature.name, batch.schema.names, "rows")
-        arrays.append(_as_lists(batch.column(feature.name), _value_type(arrow_type(feature))))
+        column = batch.column(feature.name)
+        if is_required(feature) and column.null_count:
+            raise DataError(
+                f'rows: column "{feature.name}" is required by the schema, but '
+                f"{column.null_count} of {len(column)} rows have no value; reject them before "
+                "(Validate), or make the column optional"
+            )
+        arrays.append(_as_lists(column, _value_type(arrow_type(feature))))
     return pa.RecordBatch.from_arrays(arrays, names=[f.name for f in schema.feature])
 
 

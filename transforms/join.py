@@ -42,7 +42,7 @@ from skewless.transforms.shuffle import (
     time_values,
 )
 
-__all__ = ["JoinAsOf", "join_as_of", "latest_at"]
+__all__ = ["JoinAsOf", "latest_at"]
 
 _STEP = "JoinAsOf"
 _DURATION = re.compile(r"(\d+)\s*(us|ms|s|m|h|d|w)")
@@ -117,7 +117,9 @@ class _Plan:
     tolerance: int | None
 
 
-def join_as_of(left: pa.RecordBatch, right: pa.RecordBatch | None, plan: _Plan) -> pa.RecordBatch:
+def _join_partition(
+    left: pa.RecordBatch, right: pa.RecordBatch | None, plan: _Plan
+) -> pa.RecordBatch:
     """Join the rows of one partition.
 
     Args:
@@ -185,8 +187,8 @@ class JoinAsOf(beam.PTransform):  # type: ignore[misc]
     a key or a time is rejected.
 
     Args:
-        right: Where the right rows come from: a source, or any PTransform from the
-            pipeline's root that has a `schema` (and may have `event_time`, `input_name`).
+        right: Where the right rows come from: a source such as `ReadCsv`, or any PTransform
+            from the pipeline's root that has a `schema` (and maybe `event_time`, `input_name`).
         by: Columns that are equal on both sides.
         on: The left column of times; where None, the one called like `right_on`.
         right_on: The right column of times; where None, the right side's event time.
@@ -220,7 +222,7 @@ class JoinAsOf(beam.PTransform):  # type: ignore[misc]
             raise RecipeError(f'JoinAsOf: columns="{self.columns}"; expected a list of columns')
         self.by = tuple(self.by)
         self.columns = None if self.columns is None else tuple(self.columns)
-        _microseconds(self.tolerance)
+        self.tolerance = _duration(self.tolerance)
         if self.partitions is not None and self.partitions < 1:
             raise RecipeError(f"JoinAsOf: partitions={self.partitions}; expected at least 1")
 
@@ -242,7 +244,8 @@ class JoinAsOf(beam.PTransform):  # type: ignore[misc]
     def expand(self, left: beam.PCollection[pa.RecordBatch]) -> Rows:
         """Bring rows of equal keys together and join them."""
         plan = self._plan()
-        source = left.pipeline | "Right" >> self.right
+        # From PBegin: `pipeline | step` would tie the step to this one pipeline.
+        source = beam.pvalue.PBegin(left.pipeline) | "Right" >> self.right
         right = source if isinstance(source, Rows) else Rows(source)
         usable = each_batch(right.rows, functools.partial(_usable, plan=plan), _STEP)
         sides = {
@@ -267,11 +270,16 @@ class JoinAsOf(beam.PTransform):  # type: ignore[misc]
         return str(getattr(self.right, "input_name", "") or "right")
 
     def _right_schema(self) -> Schema:
-        schema = getattr(self.right, "schema", None)
-        if not isinstance(schema, Schema):
+        """Return the schema of the rows that the right side gives."""
+        source = self.right
+        # A source's schema may be a path, and hold columns that it is not asked to read.
+        if hasattr(source, "raw_schema"):
+            return source.raw_schema()
+        schema = getattr(source, "schema", None)
+        if schema is None:
             raise RecipeError(
                 f"JoinAsOf: the columns of {self._input_name()} are not known; "
-                "give it a schema=, as in JoinAsOf(ReadCsv(..., schema=schema))"
+                "give it an attribute `schema`, or read it with ReadCsv(..., schema=schema)"
             )
         return schema
 
@@ -291,12 +299,13 @@ class JoinAsOf(beam.PTransform):  # type: ignore[misc]
         if names is None:
             names = [name for name in column_names(schema) if name not in left_out]
         check_columns(names, column_names(schema), self._where("columns"))
+        oldest = _duration(self.tolerance)
         return _Plan(
             by=tuple(self.by),
             on=self.on or right_on,
             right_on=right_on,
             added=tuple((name, self.prefix + name, _type(schema, name)) for name in names),
-            tolerance=_microseconds(self.tolerance),
+            tolerance=None if oldest is None else oldest // datetime.timedelta(microseconds=1),
         )
 
 
@@ -321,7 +330,7 @@ class _Join(beam.DoFn):  # type: ignore[misc]
             rows = concat(left)
             check_columns([self._plan.on], rows.schema.names, f"{_STEP}(on=...)")
             _check_names(self._plan, rows.schema.names)
-            joined = join_as_of(rows, concat(right) if right else None, self._plan)
+            joined = _join_partition(rows, concat(right) if right else None, self._plan)
             yield from take_batches(joined, np.arange(joined.num_rows))
 
 
@@ -370,17 +379,17 @@ def _joined_feature(schema: Schema, name: str, as_name: str) -> Feature:
     return joined
 
 
-def _microseconds(tolerance: str | datetime.timedelta | None) -> int | None:
-    if tolerance is None:
-        return None
+def _duration(tolerance: str | datetime.timedelta | None) -> datetime.timedelta | None:
+    given = tolerance
     if isinstance(tolerance, str):
         match = _DURATION.fullmatch(tolerance.strip())
-        if not match:
-            raise RecipeError(
-                f'JoinAsOf: tolerance="{tolerance}"; expected a number and one of '
-                f'{", ".join(_UNITS)}, as in "6h"'
-            )
-        tolerance = datetime.timedelta(**{_UNITS[match[2]]: int(match[1])})
+        if match:
+            tolerance = datetime.timedelta(**{_UNITS[match[2]]: int(match[1])})
+    if tolerance is None:
+        return None
     if not isinstance(tolerance, datetime.timedelta) or tolerance < datetime.timedelta():
-        raise RecipeError(f'JoinAsOf: tolerance={tolerance!r}; expected a duration, as in "6h"')
-    return tolerance // datetime.timedelta(microseconds=1)
+        raise RecipeError(
+            f"JoinAsOf: tolerance={given!r}; expected a timedelta, or a number and one of "
+            f'{", ".join(_UNITS)}, as in "6h"'
+        )
+    return tolerance

@@ -36,6 +36,7 @@ __all__ = [
     "json_object",
     "json_text",
     "parse_json_rows",
+    "replay_json",
     "restore_origin",
     "typed_json_is_safe",
 ]
@@ -99,7 +100,22 @@ def parse_json_rows(
         kept_lines.__getitem__,
         lambda name, i: json_text(rows[i].get(name)),
     )
-    return outcome._replace(rejected=rejected + outcome.rejected)
+    return Outcome(outcome.kept, rejected + outcome.rejected, {"read": len(stripped)})
+
+
+def replay_json(rejected: Sequence[Rejected], schema: Schema) -> Outcome:
+    """Parse repaired payloads, one JSON object each; `restore_origin` takes the outcome.
+
+    Args:
+        rejected: The rows. A person may have broken an object over several lines.
+        schema: The raw columns.
+
+    Returns:
+        The rows and those still bad; the offset of a row is its position in `rejected`.
+    """
+    # Even an empty payload is a row, and must not pass for a blank line.
+    lines = [b" ".join(row.payload.split(b"\n")).strip() or b"?" for row in rejected]
+    return parse_json_rows(lines, schema)
 
 
 class _Unbounded(str):
@@ -329,12 +345,10 @@ def restore_origin(outcome: Outcome, rejected: Sequence[Rejected]) -> Outcome:
     kept = outcome.kept
     kept = kept.set_column(kept.schema.get_field_index(FILE), FILE, files)
     kept = kept.set_column(kept.schema.get_field_index(OFFSET), OFFSET, offsets)
-    again = [
-        row._replace(
-            file=rejected[row.offset].file,
-            offset=rejected[row.offset].offset,
-            payload=rejected[row.offset].payload,
+    again = []
+    for row in outcome.rejected:
+        old = rejected[row.offset]
+        again.append(
+            row._replace(file=old.file, offset=old.offset, payload=old.payload, input=old.input)
         )
-        for row in outcome.rejected
-    ]
     return Outcome(kept, again, outcome.counts)

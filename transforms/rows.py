@@ -96,7 +96,7 @@ class Rows(NamedTuple):
         return Rows(result.rows, self.rejected + result.rejected, self.counts + result.counts)
 
 
-class _RecordBatchCoder(coders.Coder):
+class _RecordBatchCoder(coders.Coder):  # type: ignore[misc]
     """Arrow IPC: a pickled slice would drag the whole parent's buffers along."""
 
     def encode(self, value: pa.RecordBatch) -> bytes:
@@ -112,7 +112,7 @@ class _RecordBatchCoder(coders.Coder):
     def is_deterministic(self) -> bool:
         return True
 
-    def to_type_hint(self) -> type:
+    def to_type_hint(self) -> Any:
         return pa.RecordBatch
 
 

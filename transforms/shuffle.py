@@ -165,11 +165,9 @@ def partition_batch(
     Yields:
         The partition's number and its rows, for every partition that has any.
     """
-    numbers = (hash_rows(batch, by) % np.uint64(partitions)).astype(np.int64)
-    order = np.argsort(numbers, kind="stable")
-    present, starts = np.unique(numbers[order], return_index=True)
-    for number, rows in zip(present, np.split(order, starts[1:]), strict=True):
-        yield int(number), batch.take(pa.array(rows))
+    numbers = hash_rows(batch, by) % np.uint64(partitions)
+    for number in np.unique(numbers):
+        yield int(number), batch.filter(pa.array(numbers == number))
 
 
 def concat(batches: Iterable[pa.RecordBatch]) -> pa.RecordBatch:

@@ -249,8 +249,11 @@ def _split(
     return Splits(outputs.train, outputs.eval, outputs.test, (outputs.rejected,), ())
 
 
+# Without its type, a split would be pickled rather than coded as Arrow IPC.
 @beam.typehints.with_input_types(pa.RecordBatch)
-@beam.typehints.with_output_types(pa.RecordBatch)
+@beam.typehints.with_output_types(
+    pa.RecordBatch, rejected=Any, **dict.fromkeys(SPLITS, pa.RecordBatch)
+)
 class _SendToSplits(beam.DoFn):  # type: ignore[misc]
     def __init__(
         self, assign: Callable[[pa.RecordBatch], Assignment], step: str, column: str

@@ -233,7 +233,7 @@ class Validate(beam.PTransform):  # type: ignore[misc]
         return each_batch(batches, functools.partial(validate_rows, schema=self._read()), _STEP)
 
     def _read(self) -> Schema:
-        if isinstance(self.schema, Schema):
+        if not isinstance(self.schema, (str, os.PathLike)):
             return self.schema
         path = os.fspath(self.schema)
         try:

@@ -70,11 +70,12 @@ def preprocess(inputs: dict, label: str) -> dict:
         return tf.sparse.to_dense(narrow, default)[:, 0]
 
     o = dense(inputs["o"], 0.0)
+    carrier = dense(inputs["carrier"], "")
     outputs = {
         "x_scaled": tft.scale_to_z_score(inputs["x"]),
         "x_pair": tf.stack([tf.math.log1p(tf.abs(inputs["x"])), tf.sigmoid(o)], axis=1),
         "n": dense(inputs["n"], -1),
-        "carrier": tft.compute_and_apply_vocabulary(dense(inputs["carrier"], ""), num_oov_buckets=1),
+        "carrier": tft.compute_and_apply_vocabulary(carrier, num_oov_buckets=1),
         "tags": tft.compute_and_apply_vocabulary(inputs["tags"]),
         label: inputs[label],
     }
@@ -93,7 +94,7 @@ class World:
     eval_files: list[str]
 
     def arguments(self) -> dict:
-        return {name: value for name, value in vars(self).items()}
+        return dict(vars(self))
 
 
 def write_graph(folder: pathlib.Path, label: str, rows: pa.RecordBatch) -> str:
@@ -104,9 +105,7 @@ def write_graph(folder: pathlib.Path, label: str, rows: pa.RecordBatch) -> str:
         values = rows.column(name).to_pylist()
         listed = pa.types.is_list(type_)
         wanted = pa.large_list(lists[type_.value_type if listed else type_])
-        arrays.append(
-            pa.array([v if listed else [] if v is None else [v] for v in values], wanted)
-        )
+        arrays.append(pa.array([v if listed else [] if v is None else [v] for v in values], wanted))
     batch = pa.RecordBatch.from_arrays(arrays, names=list(RAW))
     config = tensor_adapter.TensorAdapterConfig(
         batch.schema,
@@ -170,3 +169,15 @@ def make_world(tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture(scope="session")
 def world(make_world) -> World:
     return make_world("binary")
+
+
+@pytest.fixture(scope="session")
+def raw():
+    """Return the function that makes raw rows: `raw(count, seed)`."""
+    return raw_rows
+
+
+@pytest.fixture(scope="session")
+def write():
+    """Return the function that writes examples: `write(transform_graph, rows, path)`."""
+    return write_examples

@@ -88,7 +88,8 @@ def build_preprocessing_fn(
     return _PreprocessingFn(dict(features), label, schema)
 
 
-@dataclasses.dataclass(frozen=True)
+# Compared by identity, because `tf.function` keeps what it traces by hash.
+@dataclasses.dataclass(frozen=True, eq=False)
 class _PreprocessingFn:
     features: dict[str, Column]
     label: Label | None

@@ -46,6 +46,7 @@ class Hashed:
 class Category(SingleColumn):
     """A string or integer as an id, int64 (or one-hot). Made by `category`.
 
+    >>> from skewless.transforms.features.columns import category
     >>> category("carrier").vocabulary(top=50).encoding
     Vocabulary(top=50, min_count=None, oov=1)
     """

@@ -8,8 +8,9 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow_metadata.proto.v0 import schema_pb2
+from tensorflow_transform import schema_inference
 
-from skewless.schema import Feature, Schema, find_feature, is_list, missing_int
+from skewless.schema import Feature, Schema, find_feature, missing_int
 
 __all__ = ["Raw", "kind_of", "set_ids"]
 
@@ -26,8 +27,6 @@ def kind_of(feature: Feature) -> str:
 
 def set_ids(ids: tf.Tensor, size: Any) -> None:
     """Say in the schema of the features that `ids` are categories 0 .. size-1."""
-    from tensorflow_transform import schema_inference
-
     top = tf.cast(size, tf.int64) - 1
     schema_inference.set_tensor_schema_override(ids, tf.constant(0, tf.int64), top)
 
@@ -75,18 +74,12 @@ class Raw:
         """Return a column of lists without missing elements."""
         value, feature = self.inputs[name], self.feature(name)
         if not isinstance(value, tf.SparseTensor):
-            value = tf.sparse.from_dense(tf.ones_like(value, tf.int64)).with_values(
-                tf.reshape(value, [-1])
-            )
-        at = tf.boolean_mask(value.indices[:, 0], _is_present(value.values, feature))
-        values = tf.boolean_mask(value.values, _is_present(value.values, feature))
+            whole = tf.sparse.from_dense(tf.ones_like(value, tf.int8))
+            value = whole.with_values(tf.reshape(value, [-1]))
+        value = tf.sparse.retain(value, _is_present(value.values, feature))
         return tf.RaggedTensor.from_value_rowids(
-            values, at, nrows=value.dense_shape[0], validate=False
+            value.values, value.indices[:, 0], nrows=value.dense_shape[0], validate=False
         )
-
-    def is_list(self, name: str) -> bool:
-        """Say whether a row of the column is a list."""
-        return is_list(self.feature(name))
 
 
 def _as_string(value: tf.Tensor) -> tf.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
 import uuid
@@ -12,7 +13,6 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from skewless.errors import RunError
 from skewless.transforms.rows import FILE, OFFSET
 from skewless.transforms.sinks.files import write_error
 
@@ -49,50 +49,60 @@ class WriteParquet(beam.PTransform):  # type: ignore[misc]
         return batches | "Write" >> beam.ParDo(_WriteParquet(self.directory, self.part_bytes))
 
 
+class _OpenPart:
+    """A part while it is written."""
+
+    def __init__(self, directory: pathlib.Path, batch: pa.RecordBatch) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.path = directory / f"{uuid.uuid4().hex}.parquet"
+        self.bytes = 0
+        self._rows = 0
+        self._first = _origin(batch)
+        # zstd level 1 halves the files of Snappy at about the same speed.
+        self._writer = pq.ParquetWriter(
+            self.path, batch.schema, compression="zstd", compression_level=1
+        )
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        self._writer.write_batch(batch)
+        self._rows += batch.num_rows
+        self.bytes += batch.nbytes
+
+    def close(self) -> Part:
+        self._writer.close()
+        return Part(str(self.path), self._rows, self._first)
+
+
 class _WriteParquet(beam.DoFn):  # type: ignore[misc]
     def __init__(self, directory: str, part_bytes: int) -> None:
         self._directory = pathlib.Path(directory)
         self._part_bytes = part_bytes
-        self._writer: pq.ParquetWriter | None = None
+
+    def start_bundle(self) -> None:
+        self._part: _OpenPart | None = None
 
     def process(self, batch: pa.RecordBatch) -> Iterator[Part]:
-        try:
-            if self._writer is None:
-                self._open(batch)
-            self._writer.write_batch(batch)
-            self._rows += batch.num_rows
-            self._bytes += batch.nbytes
-            if self._bytes >= self._part_bytes:
-                yield self._close()
-        except OSError as error:
-            raise write_error(self._path, error) from error
+        with _named_errors(self._directory):
+            self._part = self._part or _OpenPart(self._directory, batch)
+            self._part.write(batch)
+            if self._part.bytes >= self._part_bytes:
+                part, self._part = self._part, None
+                yield part.close()
 
     def finish_bundle(self) -> Iterator[Any]:
-        if self._writer is not None:
-            try:
-                part = self._close()
-            except OSError as error:
-                raise write_error(self._path, error) from error
-            yield beam.utils.windowed_value.WindowedValue(
-                part, beam.window.MIN_TIMESTAMP, [beam.window.GlobalWindow()]
-            )
+        if self._part is not None:
+            with _named_errors(self._directory):
+                yield beam.utils.windowed_value.WindowedValue(
+                    self._part.close(), beam.window.MIN_TIMESTAMP, [beam.window.GlobalWindow()]
+                )
 
-    def _open(self, batch: pa.RecordBatch) -> None:
-        self._directory.mkdir(parents=True, exist_ok=True)
-        self._path = self._directory / f"{uuid.uuid4().hex}.parquet"
-        self._rows = self._bytes = 0
-        self._first = _origin(batch)
-        # zstd level 1 halves the files of Snappy at about the same speed.
-        self._writer = pq.ParquetWriter(
-            self._path, batch.schema, compression="zstd", compression_level=1
-        )
 
-    def _close(self) -> Part:
-        writer, self._writer = self._writer, None
-        if writer is None:
-            raise RunError(f"cannot write {self._path}: the part is closed already")
-        writer.close()
-        return Part(str(self._path), self._rows, self._first)
+@contextlib.contextmanager
+def _named_errors(directory: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise write_error(directory, error) from error
 
 
 def _origin(batch: pa.RecordBatch) -> tuple[str, int]:

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 
 import apache_beam as beam
 
+from skewless.errors import RecipeError
 from skewless.transforms.rows import Rejected
 from skewless.transforms.sinks.files import whole_file
 
-__all__ = ["WriteRejected", "rejected_from_json", "rejected_to_json"]
+__all__ = ["WriteRejected", "read_rejected_file", "rejected_from_json", "rejected_to_json"]
 
 
 @dataclasses.dataclass(eq=False)
@@ -70,3 +71,21 @@ def rejected_from_json(line: str) -> Rejected:
         payload = json.dumps(payload)
     record["payload"] = payload.encode() if coded is None else base64.b64decode(coded)
     return Rejected(**record)
+
+
+def read_rejected_file(path: pathlib.Path) -> list[Rejected]:
+    """Return the rejected rows in a file that `WriteRejected` wrote.
+
+    Raises:
+        RecipeError: If a line is not one; names the file and the line's number.
+    """
+    rows = []
+    # Not splitlines: a payload may hold other ends of lines than \n, such as U+2028.
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(rejected_from_json(line))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise RecipeError(f"{path}:{number}: not a line of rejected/: {error}") from None
+    return rows

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.json as pa_json
 
 from skewless.errors import RecipeError
 from skewless.schema import Schema
-from skewless.transforms.parse import json_object, json_text, parse_json_rows, typed_json_is_safe
+from skewless.transforms.parse import (
+    json_object,
+    parse_json_rows,
+    replay_json,
+    typed_json_is_safe,
+)
 from skewless.transforms.rows import Outcome, Rejected
 from skewless.transforms.sources.files import FileSource, Piece, is_compressed
 from skewless.transforms.sources.lines import read_blocks, row_bounds, row_starts_after, skip_bom
@@ -98,9 +105,7 @@ class JsonLinesFormat:
 
     def replay(self, rejected: Sequence[Rejected], schema: Schema) -> Outcome:
         """Parse repaired payloads; the offset of a row is its position in `rejected`."""
-        # A person may have broken an object over several lines.
-        lines = [b" ".join(row.payload.splitlines()) or b"?" for row in rejected]
-        return parse_json_rows(lines, schema)
+        return replay_json(rejected, schema)
 
     def untyped(self, piece: Piece) -> Iterator[pa.RecordBatch]:
         """Yield the rows in the types of JSON; a column of several types as JSON text."""
@@ -119,7 +124,8 @@ def _guess(lines: list[bytes]) -> pa.RecordBatch:
                 pa_json.ReadOptions(use_threads=False, block_size=len(text) + 1),
             )
             if table.num_rows == len(lines):
-                return _batch(table.column_names, [c.combine_chunks() for c in table.columns])
+                columns = [_as_written(column.combine_chunks()) for column in table.columns]
+                return pa.RecordBatch.from_arrays(columns, names=table.column_names)
         except pa.ArrowInvalid:
             pass  # a bad line, or a field of several types
     rows = []
@@ -129,21 +135,21 @@ def _guess(lines: list[bytes]) -> pa.RecordBatch:
         except (ValueError, RecursionError):
             continue  # rejected when it is read; it says nothing about types
     names = list(dict.fromkeys(name for row in rows for name in row))
-    return _batch(names, [_column([row.get(name) for row in rows]) for name in names])
+    columns = [_column([row.get(name) for row in rows]) for name in names]
+    return pa.RecordBatch.from_arrays(columns, names=names)
 
 
 def _column(values: list[Any]) -> pa.Array:
     try:
-        return pa.array(values)
+        return _as_written(pa.array(values))
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError):
-        return pa.array([None if v in (None, "") else json_text(v) for v in values], pa.string())
+        return pa.array([None if v is None else json.dumps(v) for v in values], pa.string())
 
 
-def _batch(names: list[str], columns: list[pa.Array]) -> pa.RecordBatch:
-    """Return the columns as a batch; objects cannot be features and are left out."""
-    usable = {
-        name: column
-        for name, column in zip(names, columns, strict=True)
-        if not pa.types.is_struct(column.type)
-    }
-    return pa.RecordBatch.from_pydict(usable)
+def _as_written(column: pa.Array) -> pa.Array:
+    """Return strings in the quotes they have in JSON, so that "12" is no number."""
+    if pa.types.is_string(column.type):
+        return pc.binary_join_element_wise('"', column, '"', "")
+    if pa.types.is_list(column.type) and pa.types.is_string(column.type.value_type):
+        return column.cast(pa.list_(pa.binary()))
+    return column

@@ -76,16 +76,11 @@ def row_bounds(block: bytes, quoting: Quoting | None) -> Bounds:
     if last < len(block) and not unclosed:
         ends = np.append(ends, len(block))
     starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)[: len(ends)]
-    full = ~_blank(data, starts, ends)
-    return Bounds(starts[full], ends[full], complete, last if unclosed else None)
-
-
-def _blank(
-    data: Bytes, starts: Positions, ends: Positions
-) -> npt.NDArray[np.bool_]:
     first = data[starts]
-    one = (ends - starts == 1) & ((first == _LF) | (first == _CR))
-    return one | ((ends - starts == 2) & (first == _CR) & (data[ends - 1] == _LF))
+    blank = (ends - starts == 1) & ((first == _LF) | (first == _CR))
+    blank |= (ends - starts == 2) & (first == _CR) & (data[ends - 1] == _LF)
+    full = ~blank
+    return Bounds(starts[full], ends[full], complete, last if unclosed else None)
 
 
 def _inside_quotes(
@@ -100,24 +95,10 @@ def _inside_quotes(
     if regular.all():
         # Each even quote begins a field or doubles the one before it: parity decides.
         return (np.searchsorted(quotes, at) & 1).astype(np.bool_), bool(len(quotes) & 1)
-    q, d = re.escape(quoting.quote_char.encode()), re.escape(quoting.delimiter.encode())
-    field = re.compile(
-        rb"(?:\A|(?<=["
-        + d
-        + rb"\r\n]))"
-        + q
-        + rb"[^"
-        + q
-        + rb"]*(?:"
-        + q
-        + q
-        + rb"[^"
-        + q
-        + rb"]*)*("
-        + q
-        + rb"|\Z)"
-    )
-    spans = [(match.start(), match.end(), match[1]) for match in field.finditer(block)]
+    q, d = re.escape(quoting.quote_char), re.escape(quoting.delimiter)
+    field = rf"(?:\A|(?<=[{d}\r\n])){q}[^{q}]*(?:{q}{q}[^{q}]*)*({q}|\Z)"
+    matches = re.finditer(field.encode(), block)
+    spans = [(match.start(), match.end(), match[1]) for match in matches]
     begins = np.array([span[0] for span in spans], np.int64)
     stops = np.array([0, *(span[1] for span in spans)], np.int64)
     inside = at < stops[np.searchsorted(begins, at)]
@@ -140,20 +121,20 @@ def read_blocks(
         The byte offset of a block in the (decompressed) file, and the block.
     """
     with open_file(path) as file:
-        _skip(file, start)
+        file.seek(start)
         offset, rest, want = start, b"", block_bytes
-        while True:
+        at_end = False
+        while not at_end:
             left = want if stop is None else min(want, stop - offset - len(rest))
             data = _read(file, left)
+            at_end = len(data) < want
             rest += data
-            cut = _complete(rest, quoting) if data else len(rest)
+            cut = len(rest) if at_end else _complete(rest, quoting)
             if cut:
                 yield offset, rest[:cut]
                 offset, rest, want = offset + cut, rest[cut:], block_bytes
             else:
                 want *= 2  # a row longer than the block: look at it log times, not linearly
-            if not data:
-                return
 
 
 def _complete(block: bytes, quoting: Quoting | None) -> int:
@@ -193,11 +174,6 @@ def skip_bom(path: str) -> int:
     if first[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise DataError(f"{path}: file is UTF-16; convert it: iconv -f UTF-16 -t UTF-8")
     return len(BOM) if first == BOM else 0
-
-
-def _skip(file: BinaryIO, count: int) -> None:
-    if count:
-        file.seek(count)
 
 
 def _read(file: BinaryIO, count: int) -> bytes:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from skewless.errors import DataError
 from skewless.schema import Schema, column_names
 from skewless.transforms.cells import cast_column
-from skewless.transforms.parse import assemble, json_text, parse_json_rows
+from skewless.transforms.parse import assemble, json_text, replay_json
 from skewless.transforms.rows import Outcome, Rejected
 from skewless.transforms.sources.files import FileSource, Piece, open_file
 
@@ -89,7 +89,7 @@ class ParquetFormat:
 
     def replay(self, rejected: Sequence[Rejected], schema: Schema) -> Outcome:
         """Parse repaired payloads; the offset of a row is its position in `rejected`."""
-        return parse_json_rows([row.payload or b"?" for row in rejected], schema)
+        return replay_json(rejected, schema)
 
 
 @contextlib.contextmanager

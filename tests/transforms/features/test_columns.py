@@ -29,9 +29,10 @@ FOLDER = pathlib.Path(columns.__file__).parent
 )
 def test_builders_import_neither_tensorflow_nor_beam(name):
     tree = ast.parse((FOLDER / name).read_text())
-    imported = {
-        alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
-    } | {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported.update(alias.name for alias in node.names)
     ours = {
         "skewless.errors",
         "skewless.transforms.features.column",

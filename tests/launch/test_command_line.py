@@ -1,0 +1,58 @@
+import subprocess
+import sys
+
+import pytest
+
+from skewless.launch.command_line import main
+
+LIGHT = """
+import sys
+from skewless.launch.command_line import main
+try:
+    code = main({arguments!r})
+except SystemExit as stopped:
+    code = stopped.code
+heavy = [m for m in ("tensorflow", "apache_beam", "keras", "pyarrow") if m in sys.modules]
+print("code", code, "heavy", heavy)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["--help"], 0), (["run", "no/such/recipe.py"], 2), (["run", "--help"], 0), (["fly"], 2)],
+)
+def test_answers_at_once_without_loading_anything_heavy(arguments: list[str], code: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LIGHT.format(arguments=arguments)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"code {code} heavy []" in done.stdout
+
+
+def test_import_loads_nothing_heavy() -> None:
+    program = "import skewless, sys; print([m for m in sys.modules if 'tensorflow' in m or 'beam' in m])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "no/such.py"], "no/such.py"),
+        (["verify", "no/such/run"], "no/such/run"),
+        (["predict", "no/such/model", "-"], "no/such/model"),
+        (["replay", ".", "no/such.jsonl"], "no/such.jsonl"),
+        (["verify", "."], "there is no run here"),
+    ],
+)
+def test_wrong_path_is_one_line(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str], tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) in (1, 2)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("skewless: ")
+    assert words in lines[0]
