@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import pathlib
 import zipfile
 from collections.abc import Callable, Sequence
@@ -79,7 +78,7 @@ class Checkpoint:
 
 def save_atomically(path: pathlib.Path, write: Callable[[pathlib.Path], object]) -> None:
     """Have `write` fill a file beside `path`, and rename it when it is complete."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial{path.suffix}")
+    partial = path.with_name(f".{path.name}.partial{path.suffix}")
     try:
         write(partial)
         partial.replace(path)

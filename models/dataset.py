@@ -16,7 +16,7 @@ from skewless.models.inputs import Inputs, parse_failure
 __all__ = ["IN_MEMORY_BYTES", "Examples", "examples_dataset"]
 
 # Examples are kept in memory up to this many bytes of compressed files: packed, they take
-# about four times that.
+# two to three times that, and twice as much while they are read.
 IN_MEMORY_BYTES = 256 * 2**20
 _PARSED_AT_ONCE = 8192
 _SHUFFLED_AT_ONCE = 100_000

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import shutil
 from collections.abc import Mapping, Sequence
@@ -72,7 +71,8 @@ def export(
     base = pathlib.Path(directory)
     base.mkdir(parents=True, exist_ok=True)
     target = base / str(version if version is not None else max(versions(directory), default=0) + 1)
-    partial = base / f".{target.name}.{os.getpid()}.partial"
+    partial = base / f".{target.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
     try:
         tf.saved_model.save(module, str(partial), signatures=module.signatures())
         _write_extra(partial / "assets.extra", graph, name, task, names)

@@ -8,10 +8,12 @@ import re
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from skewless import errors
 from skewless.errors import SkewlessError
 
 __all__ = ["Execution"]
 
+_RAISED = re.compile(r"^skewless\.errors\.(\w+Error): (.*)", re.MULTILINE)
 _WHILE_RUNNING = re.compile(r"\s*\[while running '.*", re.DOTALL)
 
 
@@ -39,3 +41,10 @@ class Execution:
                 begin | build
         except SkewlessError as error:
             raise type(error)(_WHILE_RUNNING.sub("", str(error))) from error
+        except RuntimeError as error:
+            # A runner that works in other processes sends home no more than text.
+            found = _RAISED.findall(str(error))
+            if not found:
+                raise
+            kind, message = found[-1]
+            raise getattr(errors, kind)(_WHILE_RUNNING.sub("", message)) from error

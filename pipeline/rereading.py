@@ -76,4 +76,5 @@ def _differing(held: pa.Table, read: pa.Table) -> int:
             continue
         both = zip(one.to_pylist(), two.to_pylist(), strict=True)
         unequal = pc.or_(unequal, pa.array([a != b for a, b in both]))
-    return int(sum(unequal.to_pylist()))
+    different: list[bool] = unequal.to_pylist()
+    return sum(different)

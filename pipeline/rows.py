@@ -16,7 +16,7 @@ from skewless.transforms.features.columns import Label
 from skewless.transforms.join import JoinAsOf
 from skewless.transforms.replace import ReplaceRows
 from skewless.transforms.rows import Rejected
-from skewless.transforms.split import Splits
+from skewless.transforms.split import Splits, SplitByTime
 from skewless.transforms.validate import Validate
 
 __all__ = ["ReadRows", "rows_schema", "with_schemas"]
@@ -46,7 +46,7 @@ def with_schemas(recipe: Recipe, schemas: Mapping[str, Schema], frozen: Schema |
         steps.append(step)
     source = dataclasses.replace(recipe.source, schema=schemas[recipe.source.input_name])
     split = recipe.split
-    if getattr(split, "on", time) is None:
+    if isinstance(split, SplitByTime) and split.on is None:
         if time is None:
             raise RecipeError(
                 f"{type(split).__name__}: the source has no event time; give it event_time=, "

@@ -1,0 +1,1 @@
+"""One step of the data's road per file."""

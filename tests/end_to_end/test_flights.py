@@ -144,7 +144,7 @@ def test_manifest_tells_how_to_make_the_run_again(result: Result) -> None:
     manifest = read_manifest(result.paths.root)
     assert manifest["seed"] == 7
     assert manifest["versions"]["tensorflow"].startswith("2.")
-    assert {name for name in manifest["inputs"]} == {"flights", "weather"}
+    assert set(manifest["inputs"]) == {"flights", "weather"}
     assert all(f["digest"] for files in manifest["inputs"].values() for f in files)
     stages = ("schema", "rows", "analyze", "examples", "train", "export", "evaluate")
     assert set(manifest["stages"]) == set(stages)

@@ -32,9 +32,10 @@ def test_answers_at_once_without_loading_anything_heavy(arguments: list[str], co
 
 
 def test_import_loads_nothing_heavy() -> None:
-    program = "import skewless, sys; print([m for m in sys.modules if 'tensorflow' in m or 'beam' in m])"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    program = "import skewless, sys; print('tensorflow' in sys.modules, 'apache_beam' in sys.modules)"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False False"
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,8 @@ def test_digest_follows_the_text_of_a_function(tmp_path: pathlib.Path) -> None:
     ).replace('sk.label("late").greater_than(0)', '"late"')
     text = "def prepare(inputs):\n    return inputs\n" + text
     one = load_recipe(write(tmp_path, text, "one_recipe.py"))
-    two = load_recipe(write(tmp_path, text.replace("return inputs", "return {**inputs}"), "two_recipe.py"))
+    changed = text.replace("return inputs", "return {**inputs}")
+    two = load_recipe(write(tmp_path, changed, "two_recipe.py"))
     assert one.digest() != two.digest()
 
 
