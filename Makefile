@@ -18,7 +18,7 @@ demo: $(VENV)/.demo  ## Run the flights example from raw CSV to a served predict
 	$(BIN)/skewless run examples/flights/recipe.py --output runs/
 
 test: $(VENV)/.dev  ## Run the tests, without the slow ones
-	$(BIN)/python -m pytest -m "not integration"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not integration"
 
 check: $(VENV)/.dev  ## Lint, format, types, and the layers
 	$(BIN)/ruff check .

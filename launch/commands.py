@@ -6,6 +6,7 @@ import argparse
 import logging
 import pathlib
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 
 import absl.logging
@@ -131,6 +132,8 @@ def _quiet_libraries() -> None:
     for name in ("apache_beam", "tensorflow", "absl", "root"):
         logging.getLogger(name).setLevel(logging.ERROR)
     absl.logging.set_verbosity(absl.logging.ERROR)
+    # A slice of one class has no precision; TFMA divides by zero on its way to say so.
+    warnings.filterwarnings("ignore", category=RuntimeWarning, module="tensorflow_model_analysis")
 
 
 _quiet_libraries()

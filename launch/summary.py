@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -34,9 +35,13 @@ def show_result(console: Console, result: Result) -> None:
         _show_next(console, result.paths)
 
 
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+
+
 def _ledger_table(ledger: Ledger) -> Table:
     kinds = [k for k in _KINDS if any(ledger.total(name, k) for name in ledger.inputs)]
-    table = Table(title="Ledger: every row read is accounted for", title_justify="left")
+    table = _table("Ledger: every row read is accounted for")
     table.add_column("input")
     for kind in kinds:
         table.add_column(kind, justify="right")
@@ -52,7 +57,7 @@ def _ledger_table(ledger: Ledger) -> Table:
 def _metrics_table(metrics: Mapping[str, Any]) -> Table:
     overall = metrics["overall"]
     names = [n for n in _METRICS if n in overall]
-    table = Table(title="Metrics on the test rows", title_justify="left")
+    table = _table("Metrics on the test rows")
     table.add_column("slice", no_wrap=True)
     for name in ("rows", *names):
         table.add_column(name, justify="right", no_wrap=True)
@@ -81,8 +86,8 @@ def _show_next(console: Console, paths: RunPaths) -> None:
 
 def show_comparisons(console: Console, comparisons: Sequence[Comparison]) -> None:
     """Show what `verify` found: a line for each way, then the first differences."""
-    table = Table(title="Features as written, against", title_justify="left")
-    table.add_column("way")
+    table = _table("Features as written, compared with")
+    table.add_column("way", no_wrap=True)
     for name in ("rows", "columns", "values", "differing", "bits"):
         table.add_column(name, justify="right")
     for found in comparisons:

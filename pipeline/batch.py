@@ -258,9 +258,7 @@ def _common_reasons(made: RunPaths) -> str:
 def read_rejected(paths: RunPaths) -> list[Rejected]:
     """Return every rejected row of a run."""
     return [
-        row
-        for file in sorted(paths.rejected.rglob("*.jsonl"))
-        for row in read_rejected_file(file)
+        row for file in sorted(paths.rejected.rglob("*.jsonl")) for row in read_rejected_file(file)
     ]
 
 

@@ -50,9 +50,13 @@ def predict_lines(model: pathlib.Path, lines: Iterable[bytes], name: str) -> Ite
 
 def _by_row(outputs: Any) -> Iterator[dict[str, Any]]:
     """Yield the outputs row by row as JSON values."""
-    columns = {
-        name: [v.decode() if isinstance(v, bytes) else v for v in values.tolist()]
-        for name, values in outputs.items()
-    }
+    columns = {name: _plain(values.tolist()) for name, values in outputs.items()}
     for values in zip(*columns.values(), strict=True):
         yield dict(zip(columns, values, strict=True))
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it: bytes as text, in lists too."""
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value

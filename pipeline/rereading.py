@@ -68,7 +68,8 @@ def _in_order(folder: pathlib.Path) -> pa.Table:
 def _differing(held: pa.Table, read: pa.Table) -> int:
     """Return how many rows are not the same; tables of another size differ in every row."""
     if held.num_rows != read.num_rows or held.schema.names != read.schema.names:
-        return max(held.num_rows, read.num_rows)
+        rows: int = max(held.num_rows, read.num_rows)
+        return rows
     unequal: Any = pa.array([False] * held.num_rows)
     for name in held.schema.names:
         one, two = held.column(name).combine_chunks(), read.column(name).combine_chunks()

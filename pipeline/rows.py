@@ -16,7 +16,7 @@ from skewless.transforms.features.columns import Label
 from skewless.transforms.join import JoinAsOf
 from skewless.transforms.replace import ReplaceRows
 from skewless.transforms.rows import Rejected
-from skewless.transforms.split import Splits, SplitByTime
+from skewless.transforms.split import SplitByTime, Splits
 from skewless.transforms.validate import Validate
 
 __all__ = ["ReadRows", "rows_schema", "with_schemas"]

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+import tensorflow_transform as tft
 
 from skewless import progress
 from skewless.errors import RunError
@@ -35,6 +36,7 @@ from skewless.transforms.sources.parquet import ReadParquet
 __all__ = ["evaluate_model", "export_model", "train_model"]
 
 _SAMPLE_ROWS = 3
+_OTHER = "(other)"
 
 
 def train_model(run: Run, recipe: Recipe, warm_start: pathlib.Path | None = None) -> None:
@@ -112,9 +114,18 @@ def _export(made: RunPaths, run: Run, recipe: Recipe) -> dict[str, Any]:
         directory=str(made.model),
         version=version,
         name=recipe.name,
+        class_names=_class_names(run.paths, recipe.label_key),
     )
     _write_sample(made.sample, run.paths, made.model / str(version))
     return {"version": version}
+
+
+def _class_names(paths: RunPaths, label: str) -> list[str] | None:
+    """Return the names of a text label's classes: its vocabulary, and one for all others."""
+    graph = tft.TFTransformOutput(str(paths.transform_graph))
+    if graph.vocabulary_file_by_name(label) is None:
+        return None
+    return [name.decode("utf-8", "replace") for name in graph.vocabulary_by_name(label)] + [_OTHER]
 
 
 def _write_sample(path: pathlib.Path, run: RunPaths, model: pathlib.Path) -> None:

@@ -31,7 +31,7 @@ _SHOWN = 10
 _CHUNK_CALLS = 256
 
 Arrays = Mapping[str, npt.NDArray[Any]]
-Transform = Callable[[Arrays], Arrays]
+Transform = Callable[[Mapping[str, tf.Tensor]], Mapping[str, tf.Tensor]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,11 +112,10 @@ def _way(size: int | None) -> str:
 def _load_transform(model: str) -> Transform:
     loaded = tf.saved_model.load(model)
 
-    def transform(raw: Arrays) -> Arrays:
+    def transform(raw: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
         # Through `loaded`, which must live as long as its signatures.
-        signature = loaded.signatures["transform"]
-        features = signature(**{name: tf.constant(values) for name, values in raw.items()})
-        return {name: value.numpy() for name, value in features.items()}
+        features: Mapping[str, tf.Tensor] = loaded.signatures["transform"](**raw)
+        return features
 
     return transform
 
@@ -169,12 +168,17 @@ def _call_in_batches(transform: Transform, raw: Arrays, rows: int, size: int | N
 
 
 def _call_chunk(transform: Transform, raw: Arrays, step: int, starts: list[int]) -> Arrays:
+    first, last = starts[0], starts[-1] + step
+    chunk = {name: values[first:last] for name, values in raw.items()}
+    rows = len(next(iter(chunk.values())))
+    sizes = [min(step, rows - at) for at in range(0, rows, step)]
+    # Split in TensorFlow: making a tensor of each single value costs more than the graph.
+    pieces = {name: tf.split(tf.constant(values), sizes) for name, values in chunk.items()}
     results = [
-        transform({name: values[at : at + step] for name, values in raw.items()}) for at in starts
+        transform({name: piece[i] for name, piece in pieces.items()}) for i in range(len(sizes))
     ]
-    rows = len(next(iter(raw.values()))[starts[0] : starts[-1] + step])
     progress.add("rows_compared", rows)
-    return {name: np.concatenate([r[name] for r in results]) for name in results[0]}
+    return {name: tf.concat([r[name] for r in results], 0).numpy() for name in results[0]}
 
 
 def _compare(

@@ -36,7 +36,9 @@ class ReplaceRows(beam.PTransform):  # type: ignore[misc]
     def expand(self, begin: beam.pvalue.PBegin) -> Rows:
         """Read, take the old rows out, put the repaired ones in."""
         places = frozenset((row.file, row.offset) for row in self.repaired)
-        kept, still_bad, _ = self.source.read_rejected(list(self.repaired), self.source.raw_schema())
+        kept, still_bad, _ = self.source.read_rejected(
+            list(self.repaired), self.source.raw_schema()
+        )
         rows = begin | "Read" >> self.source
         old = each_batch(rows.rows, functools.partial(_drop, places), "DropReplaced")
         new = begin | "CreateRepaired" >> beam.Create([kept] if kept.num_rows else [])

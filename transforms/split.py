@@ -228,12 +228,12 @@ def _utc(time: Time, name: str) -> datetime.datetime:
     if not isinstance(moment, datetime.datetime):
         raise RecipeError(f"SplitByTime: {name}={time!r}; expected a text, a date or a datetime")
     if moment.tzinfo is None:
-        return moment.replace(tzinfo=datetime.timezone.utc)
-    return moment.astimezone(datetime.timezone.utc)
+        return moment.replace(tzinfo=datetime.UTC)
+    return moment.astimezone(datetime.UTC)
 
 
 def _microseconds(time: Any) -> int:
-    since = time - datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+    since = time - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
     return int(since // datetime.timedelta(microseconds=1))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import data
 import preprocessing
+
 import skewless as sk
 
 recipe = sk.Recipe(

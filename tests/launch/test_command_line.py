@@ -32,7 +32,9 @@ def test_answers_at_once_without_loading_anything_heavy(arguments: list[str], co
 
 
 def test_import_loads_nothing_heavy() -> None:
-    program = "import skewless, sys; print('tensorflow' in sys.modules, 'apache_beam' in sys.modules)"
+    program = (
+        "import skewless, sys; print('tensorflow' in sys.modules, 'apache_beam' in sys.modules)"
+    )
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False False"

@@ -71,7 +71,7 @@ def test_a_column_of_nothing_but_missing_values(type_, dtype, missing):
 
 
 def test_timestamps_are_their_integers():
-    moment = datetime.datetime(1970, 1, 2, tzinfo=datetime.timezone.utc)
+    moment = datetime.datetime(1970, 1, 2, tzinfo=datetime.UTC)
     for unit, scale in (("s", 1), ("us", 1_000_000)):
         type_ = pa.timestamp(unit, "UTC")
         array = raw_array(pa.array([moment, None], type_), make_feature("t", type_, required=False))

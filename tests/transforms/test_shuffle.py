@@ -11,7 +11,7 @@ from skewless.schema import make_feature, make_schema
 from skewless.transforms import shuffle
 from skewless.transforms.rows import with_origin
 
-NOON = datetime.datetime(2013, 1, 1, 12, tzinfo=datetime.timezone.utc)
+NOON = datetime.datetime(2013, 1, 1, 12, tzinfo=datetime.UTC)
 CELLS = {
     pa.int64(): st.none() | st.integers(-3, 3) | st.integers(-(2**63), 2**63 - 1),
     pa.float32(): st.none() | st.sampled_from([0.0, -0.0, float("nan"), 1.5]),

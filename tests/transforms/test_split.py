@@ -13,7 +13,7 @@ from skewless.schema import make_feature, make_schema
 from skewless.transforms.rows import Rows, with_origin
 from skewless.transforms.split import SPLITS, SplitByHash, SplitByTime
 
-UTC = datetime.timezone.utc
+UTC = datetime.UTC
 BY_TIME = SplitByTime("2013-10-01", "2013-11-15", on="t")
 
 

@@ -187,7 +187,7 @@ def test_gives_the_metrics_it_writes(tmp_path):
 
 
 def test_times_and_missing_values_are_slices_by_their_text():
-    noon = datetime.datetime(2013, 1, 1, 12, tzinfo=datetime.timezone.utc)
+    noon = datetime.datetime(2013, 1, 1, 12, tzinfo=datetime.UTC)
     raw = pa.record_batch({"at": pa.array([noon, None, noon], pa.timestamp("s", "UTC"))})
     batch = join_predictions(raw, np.zeros(3), np.zeros(3), ["at"])
     extracts = list(slice_extracts(batch, [("at",)], "binary"))

@@ -82,7 +82,7 @@ def make_rows(seed, rows=ROWS):
     lists = [list(rng.choice(WORDS, rng.integers(0, 4))) for _ in range(rows)]
     notes = [" ".join(rng.choice(WORDS, 4)) for _ in range(rows)]
     times = [
-        datetime.datetime.fromtimestamp(s, datetime.timezone.utc)
+        datetime.datetime.fromtimestamp(s, datetime.UTC)
         for s in rng.integers(-(10**9), 4 * 10**9, rows).tolist()
     ]
     return pa.RecordBatch.from_pydict(

@@ -23,9 +23,7 @@ def batches(n: int) -> list[pa.RecordBatch]:
 def test_parts_hold_every_row_with_its_origin(tmp_path: pathlib.Path) -> None:
     with beam.Pipeline("FnApiRunner") as begin:
         parts = begin | beam.Create(batches(5)) | WriteParquet(str(tmp_path), part_bytes=3000)
-        assert_that(
-            parts | beam.Map(lambda p: p.rows) | beam.CombineGlobally(sum), equal_to([500])
-        )
+        assert_that(parts | beam.Map(lambda p: p.rows) | beam.CombineGlobally(sum), equal_to([500]))
     files = list(tmp_path.iterdir())
     assert len(files) > 1
     table = pa.concat_tables([pq.read_table(f) for f in files])

@@ -14,9 +14,7 @@ from skewless.transforms.sinks.rejected import (
 )
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
-ROWS = st.builds(
-    Rejected, TEXT, TEXT, st.integers(-1, 2**62), TEXT, TEXT, TEXT, st.binary(), TEXT
-)
+ROWS = st.builds(Rejected, TEXT, TEXT, st.integers(-1, 2**62), TEXT, TEXT, TEXT, st.binary(), TEXT)
 
 
 @given(ROWS)
