@@ -52,5 +52,6 @@ $(VENV)/.dev: EXTRA := dev
 $(VENV)/.demo $(VENV)/.dev: $(INPUTS)
 	@test -n "$(VERSION)" || { echo "$(PYTHON) does not run; name one that does: PYTHON=python3.12" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[$(EXTRA)]'
+	@echo "installing into $(VENV): about 3 GB, a few minutes the first time"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRA)]'
 	touch $@

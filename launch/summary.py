@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import pathlib
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -75,13 +79,21 @@ def _metric_cells(metrics: Mapping[str, Any], names: Sequence[str]) -> list[str]
 
 
 def _show_next(console: Console, paths: RunPaths) -> None:
+    skewless = _own_name()
     console.print("\nnext")
     for command in (
-        f"skewless verify {paths.root}",
-        f"skewless predict {paths.root} {paths.sample}",
+        f"{skewless} verify {paths.root}",
+        f"{skewless} predict {paths.root} {paths.sample}",
         f"cat {paths.evaluation}/metrics.json",
     ):
         console.print(f"  {command}", soft_wrap=True)
+
+
+def _own_name() -> str:
+    """Return what to type for this command: its environment need not be active."""
+    if shutil.which("skewless"):
+        return "skewless"
+    return os.path.relpath(pathlib.Path(sys.executable).parent / "skewless")
 
 
 def show_comparisons(console: Console, comparisons: Sequence[Comparison]) -> None:

@@ -7,25 +7,30 @@ from typing import Any
 
 import keras
 
-from skewless.models.inputs import IDS, NUMBERS, Inputs
+from skewless.models.inputs import IDS, NUMBERS, STANDARD, Inputs, Scale
 from skewless.models.networks import Dnn, Linear, Network, Task, WideAndDeep
 
 __all__ = ["build", "compile_model"]
 
-_ACTIVATION = {"binary": "sigmoid", "multiclass": "softmax", "regression": "linear"}
+_ACTIVATION = {"binary": "sigmoid", "multiclass": "softmax"}
 
 
-def build(network: Network, inputs: Inputs, task: Task, classes: int | None) -> keras.Model:
+def build(
+    network: Network, inputs: Inputs, task: Task, classes: int | None, scale: Scale = STANDARD
+) -> keras.Model:
     """Return an untrained Keras model.
 
     It consists of Keras's own layers only, named after the features, so that
     `keras.models.load_model` needs nothing else and weights can be found again by name.
+    For regression the last layer maps standard units to the label's, so that weights are
+    of the same size whether the label is a price or a share.
 
     Args:
         network: The settings.
         inputs: What the model is fed, packed by `Inputs.pack`.
         task: What it predicts.
         classes: How many classes, for `multiclass`.
+        scale: Where the labels lie, for `regression`.
 
     Returns:
         A model from packed tensors to probabilities [rows, 1] (binary) or
@@ -39,18 +44,37 @@ def build(network: Network, inputs: Inputs, task: Task, classes: int | None) -> 
     if isinstance(network, Dnn):
         parts.append(_deep(network, inputs, tensors, units))
     total = keras.layers.Add(name="total")(parts) if len(parts) > 1 else parts[0]
-    output = keras.layers.Activation(_ACTIVATION[task], name="prediction", dtype="float32")(total)
+    output = _head(task, scale)(total)
     return keras.Model(tensors, output, name=type(network).__name__.lower())
 
 
-def compile_model(model: keras.Model, network: Network, task: Task) -> None:
-    """Give `model` its optimizer, and the loss and metrics of its task."""
+def compile_model(
+    model: keras.Model, network: Network, task: Task, scale: Scale = STANDARD
+) -> None:
+    """Give `model` its optimizer, and the loss and metrics of its task.
+
+    The loss of a regression is the mean squared error in units of `scale`: with that of
+    the training labels, 1 is no better than always answering their mean. Its metrics are
+    in the label's own unit.
+    """
     loss, metrics = _loss_and_metrics(task)
     # XLA would compile again for the last batch of an epoch, which is smaller.
     model.compile(
-        keras.optimizers.Adam(network.learning_rate), loss, metrics=metrics, jit_compile=False
+        keras.optimizers.Adam(network.learning_rate),
+        loss,
+        loss_weights=scale.deviation**-2,
+        metrics=metrics,
+        jit_compile=False,
     )
     model.optimizer.build(model.trainable_variables)
+
+
+def _head(task: Task, scale: Scale) -> Any:
+    if task == "regression":
+        return keras.layers.Rescaling(
+            scale.deviation, offset=scale.mean, name="prediction", dtype="float32"
+        )
+    return keras.layers.Activation(_ACTIVATION[task], name="prediction", dtype="float32")
 
 
 def _loss_and_metrics(task: Task) -> tuple[Any, list[Any]]:

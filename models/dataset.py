@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import gzip
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from skewless.errors import DataError
-from skewless.models.inputs import Inputs, parse_failure
+from skewless.models.inputs import STANDARD, Inputs, Scale, parse_failure
 
 __all__ = ["IN_MEMORY_BYTES", "Examples", "examples_dataset"]
 
@@ -21,6 +23,7 @@ IN_MEMORY_BYTES = 256 * 2**20
 _PARSED_AT_ONCE = 8192
 _SHUFFLED_AT_ONCE = 100_000
 _FILES_AT_ONCE = 4
+_FRAME_BYTES = 16
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -43,14 +46,17 @@ def examples_dataset(
     Returns:
         A dataset of (`Inputs.pack`, `Inputs.pack_label`).
     """
+    serialized = _serialized(files, shuffle_seed).batch(batch_size)
+    batches = serialized.map(_parser(inputs), tf.data.AUTOTUNE, deterministic=True)
+    return batches.prefetch(tf.data.AUTOTUNE)
 
+
+def _parser(inputs: Inputs) -> Callable[[tf.Tensor], tuple[dict[str, tf.Tensor], tf.Tensor]]:
     def parse(serialized: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         features = tf.io.parse_example(serialized, inputs.feature_spec)
         return inputs.pack(features), inputs.pack_label(features)
 
-    serialized = _serialized(files, shuffle_seed)
-    batches = serialized.batch(batch_size)
-    return batches.map(parse, tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+    return parse
 
 
 def _serialized(files: Sequence[str], shuffle_seed: int | None) -> tf.data.Dataset:
@@ -89,9 +95,10 @@ class Examples:
     Attributes:
         count: How many rows there are.
         label_counts: Rows of each class, or an empty mapping where the label is a number.
+        label_scale: Where the labels lie if they are numbers, whatever their order.
 
     Raises:
-        DataError: If a file is missing or damaged.
+        DataError: If a file is missing, damaged or cut off.
     """
 
     def __init__(
@@ -101,7 +108,10 @@ class Examples:
         self._inputs = inputs
         size = sum(_file_size(name) for name in self._files)
         self._table = self._read_table() if self._files and size <= in_memory_bytes else None
-        self.count, self.label_counts = self._count()
+        labels = self._labels()
+        self.count = len(labels)
+        self.label_counts = _counts(labels) if inputs.is_class else {}
+        self.label_scale = STANDARD if inputs.is_class else _scale(labels)
 
     def batches(self, batch_size: int) -> tf.data.Dataset:
         """Return all rows in a fixed order, as (packed features, label)."""
@@ -123,28 +133,32 @@ class Examples:
 
     def _read_table(self) -> _Table:
         parts = []
-        dataset = examples_dataset(self._files, self._inputs, batch_size=_PARSED_AT_ONCE)
-        for features, label in _readable(dataset, self._files):
+        for features, label in _read_whole(self._files, self._inputs):
             arrays = {name: value.numpy() for name, value in features.items()}
             parts.append(_Table(arrays, label.numpy()))
         return _in_own_order(_concatenated(parts)) if parts else _Table({}, np.empty(0))
 
-    def _count(self) -> tuple[int, dict[int, int]]:
+    def _labels(self) -> npt.NDArray[Any]:
         if self._table is not None:
-            return len(self._table.label), self._classes([self._table.label])
-        if not self._files:
-            return 0, {}
+            return self._table.label
         spec = {self._inputs.label: self._inputs.feature_spec[self._inputs.label]}
         only_label = dataclasses.replace(self._inputs, columns=(), feature_spec=spec)
-        dataset = examples_dataset(self._files, only_label, batch_size=_PARSED_AT_ONCE)
-        labels = [label.numpy() for _, label in _readable(dataset, self._files)]
-        return sum(map(len, labels)), self._classes(labels)
+        labels = [label.numpy() for _, label in _read_whole(self._files, only_label)]
+        return np.concatenate(labels) if labels else np.empty(0)
 
-    def _classes(self, labels: Sequence[npt.NDArray[Any]]) -> dict[int, int]:
-        if not self._inputs.is_class or not labels:
-            return {}
-        values, counts = np.unique(np.concatenate(labels), return_counts=True)
-        return dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+def _counts(labels: npt.NDArray[Any]) -> dict[int, int]:
+    values, counts = np.unique(labels, return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+
+def _scale(labels: npt.NDArray[Any]) -> Scale:
+    if not len(labels):
+        return STANDARD
+    # Sorted, as the last bits of a sum depend on the order of its terms.
+    values = np.sort(labels).astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        return Scale(float(values.mean()), float(values.std()) or 1.0)
 
 
 @dataclasses.dataclass
@@ -210,6 +224,60 @@ def _file_size(name: str) -> int:
         raise DataError(
             f"examples: there is no file {name}; run the transform stage again"
         ) from None
+
+
+def _read_whole(files: Sequence[str], inputs: Inputs) -> Iterator[Any]:
+    """Iterate over (packed features, label), and check that no file is cut off.
+
+    TensorFlow takes a compressed stream that ends too early for one that ends.
+    """
+    if not files:
+        return
+    parse = _parser(inputs)
+
+    def of_file(index: tf.Tensor, name: tf.Tensor) -> tf.data.Dataset:
+        batches = _records(name).batch(_PARSED_AT_ONCE)
+        return tf.data.Dataset.zip(tf.data.Dataset.from_tensors(index).repeat(), batches)
+
+    def measured(index: tf.Tensor, serialized: tf.Tensor) -> tuple[Any, ...]:
+        lengths = tf.cast(tf.strings.length(serialized), tf.int64)
+        return index, tf.reduce_sum(lengths + _FRAME_BYTES), parse(serialized)
+
+    names = tf.data.Dataset.from_tensor_slices(list(files)).enumerate()
+    batches = names.flat_map(of_file).map(measured, tf.data.AUTOTUNE, deterministic=True)
+    sizes = [0] * len(files)
+    for index, size, rows in _readable(batches.prefetch(tf.data.AUTOTUNE), files):
+        sizes[int(index)] += int(size)
+        yield rows
+    for name, size in zip(files, sizes, strict=True):
+        if name.endswith(".gz") and not _holds(name, size):
+            raise DataError(
+                f"examples: {name} cannot be read to its end: it was cut off after {size} bytes "
+                "of records; run the transform stage again"
+            )
+
+
+def _holds(name: str, size: int) -> bool:
+    """Return whether a gzip file is complete and holds `size` bytes."""
+    with tf.io.gfile.GFile(name, "rb") as file:
+        if not (length := file.size()):
+            return False
+        if size:
+            file.seek(max(length - 4, 0))
+            if int.from_bytes(file.read(4), "little") == size % 2**32:
+                return True
+            file.seek(0)
+        # Without records the last bytes prove little, and of several streams in one file
+        # they tell the size of the last only.
+        try:
+            return size == _decompressed_size(file)
+        except (EOFError, OSError, zlib.error):
+            return False
+
+
+def _decompressed_size(file: Any) -> int:
+    with gzip.GzipFile(fileobj=file) as stream:
+        return sum(map(len, iter(lambda: stream.read(2**20), b"")))
 
 
 def _readable(dataset: tf.data.Dataset, files: Sequence[str]) -> Iterator[Any]:

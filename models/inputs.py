@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import tensorflow as tf
 import tensorflow_transform as tft
@@ -18,7 +18,16 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from skewless.errors import RecipeError, no_such_column
 from skewless.schema import Feature
 
-__all__ = ["IDS", "NUMBERS", "Column", "Inputs", "parse_failure", "read_inputs"]
+__all__ = [
+    "IDS",
+    "NUMBERS",
+    "STANDARD",
+    "Column",
+    "Inputs",
+    "Scale",
+    "parse_failure",
+    "read_inputs",
+]
 
 NUMBERS = "numbers"
 IDS = "ids"
@@ -48,6 +57,21 @@ class Column:
         """The name of its own packed tensor, if it is of the kind `ids`."""
         # Keras keeps "/" for the paths of its variables.
         return "list_" + self.name.replace("/", ".")
+
+
+class Scale(NamedTuple):
+    """Where labels that are numbers lie, in their own unit.
+
+    Attributes:
+        mean: Their mean.
+        deviation: Their standard deviation, or 1 where all are the same.
+    """
+
+    mean: float = 0.0
+    deviation: float = 1.0
+
+
+STANDARD = Scale()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from skewless.errors import DataError, RecipeError, RunError
 from skewless.models.build import build, compile_model
 from skewless.models.checkpoint import Checkpoint, save_atomically
 from skewless.models.dataset import Examples
-from skewless.models.inputs import Inputs, read_inputs
+from skewless.models.inputs import Inputs, Scale, read_inputs
 from skewless.models.networks import Network, Task
 
 __all__ = ["TrainResult", "train"]
@@ -25,6 +25,8 @@ __all__ = ["TrainResult", "train"]
 OnEpoch = Callable[[int, Mapping[str, float]], object]
 
 _EVALUATED_AT_ONCE = 8192
+# Beyond these, squares of the label leave the range of float32.
+_LEAST_DEVIATION, _MOST_DEVIATION = 1e-15, 1e15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +39,8 @@ class TrainResult:
         classes: How many classes, or None for regression.
         best_epoch: The index of that epoch in `history`.
         history: The measures of every epoch; those on the eval rows begin with `val_`.
+            The loss of a regression counts in standard deviations of the training labels,
+            squared; `mae` and `rmse` are in the label's unit.
     """
 
     model_path: str
@@ -89,7 +93,8 @@ def train(
         directory: Where to write; made if missing.
         seed: What all that is random follows from.
         warm_start: An earlier `model.keras` to begin from: layers of the same name and
-            shape take its weights. Categories are matched by position in the vocabulary.
+            shape take its weights. Categories are matched by position in the vocabulary,
+            and the label keeps the scale it has now.
         on_epoch: Called after each epoch with its index and its measures.
 
     Returns:
@@ -97,7 +102,8 @@ def train(
 
     Raises:
         RecipeError: If the settings do not fit the features or the label.
-        DataError: If there are no rows to learn from, or only one class.
+        DataError: If there are no rows to learn from, only one class, or labels that are
+            no finite numbers.
         RunError: If the loss is no longer a number.
     """
     _check_backend()
@@ -106,8 +112,8 @@ def train(
     tf.config.experimental.enable_op_determinism()
     train_rows, eval_rows = Examples(train_files, inputs), Examples(eval_files, inputs)
     task, classes = _task(inputs, train_rows, eval_rows)
-    model = build(network, inputs, task, classes)
-    compile_model(model, network, task)
+    model = build(network, inputs, task, classes, train_rows.label_scale)
+    compile_model(model, network, task, train_rows.label_scale)
     if warm_start is not None:
         _copy_weights(warm_start, model)
 
@@ -158,6 +164,8 @@ def _task(inputs: Inputs, train: Examples, evaluation: Examples) -> tuple[Task, 
     if not train.count:
         raise DataError("training: there are no training rows; check the split and the filters")
     if not inputs.is_class:
+        _check_numbers("training", inputs.label, train.label_scale)
+        _check_numbers("eval", inputs.label, evaluation.label_scale)
         return "regression", None
     seen = train.label_counts
     if len(seen) < 2:
@@ -175,6 +183,15 @@ def _task(inputs: Inputs, train: Examples, evaluation: Examples) -> tuple[Task, 
                     f"expected a class from 0 to {classes - 1}: drop or relabel these rows"
                 )
     return ("binary" if classes == 2 else "multiclass"), classes
+
+
+def _check_numbers(name: str, label: str, scale: Scale) -> None:
+    if not _LEAST_DEVIATION < scale.deviation < _MOST_DEVIATION:
+        raise DataError(
+            f'{name}: the label "{label}" has a standard deviation of {scale.deviation}; '
+            f"expected one from {_LEAST_DEVIATION} to {_MOST_DEVIATION}: drop rows whose label "
+            "is not a finite number, or give it in another unit"
+        )
 
 
 def _class_weight(network: Network, task: Task, rows: Examples) -> dict[int, float] | None:

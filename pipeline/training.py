@@ -24,9 +24,10 @@ from skewless.models.predict import Predictor
 from skewless.models.train import train
 from skewless.pipeline.artifacts import RunPaths, write_json
 from skewless.pipeline.execution import Execution
+from skewless.pipeline.json_rows import json_rows
 from skewless.pipeline.recipe import Recipe
 from skewless.pipeline.stages import Run
-from skewless.schema import column_names, parse_schema
+from skewless.schema import parse_schema
 from skewless.transforms.apply import load_transform
 from skewless.transforms.evaluation.decision import LABEL, PREDICTION, decide
 from skewless.transforms.evaluation.evaluate import Evaluate
@@ -130,15 +131,9 @@ def _class_names(paths: RunPaths, label: str) -> list[str] | None:
 
 def _write_sample(path: pathlib.Path, run: RunPaths, model: pathlib.Path) -> None:
     """Write the first test rows as JSON with just the fields that the model takes."""
-    names = column_names(Predictor(str(model)).schema)
     parts = run.row_parts("test") or run.row_parts("train")
-    batch = next(pq.ParquetFile(parts[0]).iter_batches(batch_size=_SAMPLE_ROWS, columns=names))
-    rows = [{k: v for k, v in row.items() if v is not None} for row in batch.to_pylist()]
-    path.write_text("".join(f"{json.dumps(row, default=_iso)}\n" for row in rows))
-
-
-def _iso(value: Any) -> str:
-    return str(value.isoformat()).replace("+00:00", "Z")
+    batch = next(pq.ParquetFile(parts[0]).iter_batches(batch_size=_SAMPLE_ROWS))
+    path.write_bytes(b"".join(b"%s\n" % r for r in json_rows(batch, Predictor(str(model)).schema)))
 
 
 def evaluate_model(

@@ -21,7 +21,9 @@ from skewless import progress
 from skewless.arrays import raw_arrays
 from skewless.errors import RunError
 from skewless.pipeline.artifacts import SPLITS, RunPaths
-from skewless.schema import parse_schema
+from skewless.pipeline.json_rows import json_rows
+from skewless.schema import Schema, parse_schema
+from skewless.transforms.parse import parse_json_rows
 from skewless.transforms.rows import FILE, OFFSET
 
 __all__ = ["BATCH_SIZES", "Comparison", "Difference", "verify_features"]
@@ -81,7 +83,8 @@ def verify_features(
         limit: Compare no more than this many rows of each part.
 
     Returns:
-        One comparison for each batch size.
+        One comparison for each batch size, and one of the rows as a client sends them:
+        written as JSON, and parsed as `skewless predict` does.
 
     Raises:
         RunError: If rows and examples do not have the same parts and numbers of rows.
@@ -93,16 +96,19 @@ def verify_features(
     spec = tft.TFTransformOutput(str(paths.transform_graph)).transformed_feature_spec()
     spec.pop(label, None)
     found = [Comparison(_way(size), features=len(spec)) for size in batch_sizes]
+    as_json = Comparison("SavedModel, rows as JSON", features=len(spec))
     for split in SPLITS:
         parts = _same_parts(paths.row_parts(split), paths.example_parts(split))
         for rows_part, examples_part in parts:
             batch = _read_part(rows_part, limit)
             written = _read_examples(examples_part, spec, limit)
-            raw = raw_arrays(batch, schema)
+            raw, rows = raw_arrays(batch, schema), batch.num_rows
             for size, comparison in zip(batch_sizes, found, strict=True):
-                served = _call_in_batches(transform, raw, batch.num_rows, size)
+                served = _call_in_batches(transform, raw, rows, size)
                 _compare(comparison, batch, spec, written, served)
-    return found
+            raw = raw_arrays(_through_json(batch, schema), schema)
+            _compare(as_json, batch, spec, written, _call_in_batches(transform, raw, rows, None))
+    return [*found, as_json]
 
 
 def _way(size: int | None) -> str:
@@ -118,6 +124,17 @@ def _load_transform(model: str) -> Transform:
         return features
 
     return transform
+
+
+def _through_json(batch: pa.RecordBatch, schema: Schema) -> pa.RecordBatch:
+    """Return the rows after a journey through JSON."""
+    kept, rejected, _ = parse_json_rows(json_rows(batch, schema), schema)
+    if rejected:
+        raise RunError(
+            f'row at {rejected[0].offset} cannot be written as JSON: column "{rejected[0].column}"'
+            f" is {rejected[0].value}: {rejected[0].reason}"
+        )
+    return kept
 
 
 def _same_parts(

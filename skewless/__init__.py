@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from skewless.transforms.apply import ApplyTransform
     from skewless.transforms.deduplicate import Deduplicate
     from skewless.transforms.evaluation.decision import Evaluation, at_least, at_most, improves
+    from skewless.transforms.evaluation.evaluate import Evaluate
     from skewless.transforms.features.columns import (
         categories,
         category,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
         text,
     )
     from skewless.transforms.filter import Require, Where
-    from skewless.transforms.infer import infer_schema
+    from skewless.transforms.infer import InferSchema, infer_schema
     from skewless.transforms.join import JoinAsOf
     from skewless.transforms.predict import Predict
     from skewless.transforms.rows import Rejected, Rows
@@ -53,6 +54,7 @@ _HOMES = {
     "transforms.apply": ("ApplyTransform",),
     "transforms.deduplicate": ("Deduplicate",),
     "transforms.evaluation.decision": ("Evaluation", "at_least", "at_most", "improves"),
+    "transforms.evaluation.evaluate": ("Evaluate",),
     "transforms.features.columns": (
         "categories",
         "category",
@@ -65,7 +67,7 @@ _HOMES = {
         "text",
     ),
     "transforms.filter": ("Require", "Where", "field"),
-    "transforms.infer": ("infer_schema",),
+    "transforms.infer": ("InferSchema", "infer_schema"),
     "transforms.join": ("JoinAsOf",),
     "transforms.predict": ("Predict",),
     "transforms.rows": ("Rejected", "Rows"),
@@ -83,7 +85,9 @@ __all__ = [
     "DataError",
     "Deduplicate",
     "Dnn",
+    "Evaluate",
     "Evaluation",
+    "InferSchema",
     "JoinAsOf",
     "Linear",
     "Predict",

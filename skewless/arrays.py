@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from tensorflow_metadata.proto.v0 import schema_pb2
 
 from skewless.errors import no_such_column
-from skewless.schema import Feature, Schema, missing_int
+from skewless.schema import Feature, Schema, arrow_type, is_list, missing_int
 
 __all__ = ["raw_array", "raw_arrays"]
 
@@ -50,7 +50,9 @@ def raw_array(column: pa.Array, feature: Feature) -> npt.NDArray[Any]:
     if feature.type == schema_pb2.BYTES:
         filled = column.cast(pa.binary()).fill_null(b"")
     elif feature.type == schema_pb2.INT:
-        filled = column.cast(pa.int64()).fill_null(missing_int(feature))
+        # Parquet has no timestamps in seconds, so a column may come in another unit.
+        typed = column.cast(arrow_type(feature)) if not is_list(feature) else column
+        filled = typed.cast(pa.int64()).fill_null(missing_int(feature))
     else:
         filled = column.cast(pa.float32()).fill_null(np.nan)
     array: npt.NDArray[Any] = filled.to_numpy(zero_copy_only=False)

@@ -38,6 +38,10 @@ _FALSE = pa.array(["false", "False", "FALSE"])
 _US = pa.timestamp("us", tz="UTC")
 _ZONED = r"[T ]\d\d.*(Z|[+-]\d\d(:?\d\d)?)$"
 
+# What a `datetime` can hold: from year 1 to the end of year 9999, in seconds since 1970.
+_FIRST_SECOND, _END_SECOND = -62_135_596_800, 253_402_300_800
+_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+
 
 class Cells(NamedTuple):
     """A parsed column: values with null for missing or bad, and which cells are bad."""
@@ -63,7 +67,7 @@ def expected(feature: Feature) -> str:
     listed = "a list, each item " if is_list(feature) else ""
     if pa.types.is_timestamp(type_):
         whole = " in whole seconds" if type_.unit == "s" else ""
-        return f"expected an ISO 8601 timestamp{whole}"
+        return f"expected an ISO 8601 timestamp{whole}, from year 1 to 9999"
     words = {
         schema_pb2.INT: "a whole number (int64)",
         schema_pb2.FLOAT: "a number (float)",
@@ -122,7 +126,8 @@ def parse_timestamps(texts: pa.Array, unit: str) -> pa.Array:
         unit: `s` or `us`.
 
     Returns:
-        Timestamps in UTC; null where a text is no timestamp, or `unit` cannot hold it.
+        Timestamps in UTC; null where a text is no timestamp from year 1 to 9999, or
+        `unit` cannot hold it.
     """
     for type_ in (_US, pa.timestamp("us")):
         try:
@@ -136,10 +141,20 @@ def parse_timestamps(texts: pa.Array, unit: str) -> pa.Array:
     return _in_unit(pc.coalesce(with_zone, without), unit)
 
 
-def _in_unit(values: pa.Array, unit: str) -> pa.Array:
-    type_ = pa.timestamp(unit, tz="UTC")
-    cast = values.cast(type_, safe=False)
-    return null_where(cast, pc.not_equal(cast.cast(values.type), values))
+def _in_unit(times: pa.Array, unit: str) -> pa.Array:
+    """Return times in UTC and `unit`, null where it or a datetime cannot hold one."""
+    times = null_where(times, _outside_years(times))
+    times = times.cast(pa.timestamp("us", tz=times.type.tz), safe=False).cast(_US)
+    cast = times.cast(pa.timestamp(unit, tz="UTC"), safe=False)
+    return null_where(cast, pc.not_equal(cast.cast(_US), times))
+
+
+def _outside_years(times: pa.Array) -> pa.Array:
+    """Say which times are not from year 1 to 9999."""
+    scale, counts = _PER_SECOND[times.type.unit], times.cast(pa.int64())
+    first = max(_FIRST_SECOND * scale, -(2**63))
+    last = min(_END_SECOND * scale, 2**63) - 1
+    return pc.or_(pc.less(counts, first), pc.greater(counts, last))
 
 
 def _parse_ints(texts: pa.Array, flag: bool) -> pa.Array:
@@ -235,7 +250,8 @@ def cast_column(column: pa.Array, feature: Feature, where: str = "rows") -> Cell
         where: What holds the column, for the error, e.g. a file's name.
 
     Returns:
-        The values; bad are those that the type cannot hold (overflow, invalid UTF-8).
+        The values; bad are those that the type cannot hold (overflow, invalid UTF-8),
+        and times that are not from year 1 to 9999.
 
     Raises:
         DataError: If the column's type can never be the feature's.
@@ -245,9 +261,11 @@ def cast_column(column: pa.Array, feature: Feature, where: str = "rows") -> Cell
         column = column.cast(column.type.value_type)
     if pa.types.is_null(column.type):
         column = column.cast(type_)
+    if pa.types.is_float16(column.type):
+        column = column.cast(pa.float32())  # Arrow can hardly compute with halves
     if pa.types.is_list(type_) and _is_list_type(column.type):
         return _cast_lists(column, feature, where)
-    values = None if pa.types.is_list(type_) else _cast_scalars(column, type_)
+    values = None if pa.types.is_list(type_) else _cast_scalars(column, feature)
     if values is None:
         raise DataError(
             f'{where}: column "{feature.name}" has type {column.type}, which cannot become '
@@ -275,24 +293,30 @@ def _is_list_type(type_: pa.DataType) -> bool:
     )
 
 
-def _cast_scalars(column: pa.Array, type_: pa.DataType) -> pa.Array | None:
-    """Return `column` as `type_`, null where a value does not fit; None for no such cast."""
-    given = column.type
+def _cast_scalars(column: pa.Array, feature: Feature) -> pa.Array | None:
+    """Return `column` in the feature's type, null where a value does not fit.
+
+    Returns None if there is no such cast.
+    """
+    type_, given = arrow_type(feature), column.type
     number = pa.types.is_integer(given) or pa.types.is_boolean(given)
     text = pa.types.is_string(given) or pa.types.is_large_string(given)
+    if text:  # Arrow does not look whether the text of a Parquet file is UTF-8.
+        column = _try_cast(column.cast(pa.large_binary()), pa.string())
     if pa.types.is_string(type_):
         binary = pa.types.is_binary(given) or pa.types.is_large_binary(given)
         return _try_cast(column, type_) if text or binary else None
     if pa.types.is_timestamp(type_):
         if text:
-            return parse_timestamps(column.cast(pa.string()), type_.unit)
+            return parse_timestamps(column, type_.unit)
         if number:
-            return column.cast(pa.int64()).cast(type_)
+            counts = _try_cast(column, pa.int64())
+            times, given_time = counts.cast(type_), pc.not_equal(counts, missing_int(feature))
+            return null_where(times, pc.and_(given_time, _outside_years(times)))
         if pa.types.is_date(given):
-            return column.cast(pa.timestamp("ms")).cast(_US).cast(type_)
-        if pa.types.is_timestamp(given):
-            whole = column.cast(pa.timestamp("us", tz=given.tz), safe=False).cast(_US)
-            return _in_unit(whole, type_.unit)
+            column = column.cast(pa.timestamp("s" if pa.types.is_date32(given) else "ms"))
+        if pa.types.is_timestamp(column.type):
+            return _in_unit(column, type_.unit)
         return None
     if number or pa.types.is_floating(given) or pa.types.is_decimal(given):
         if pa.types.is_floating(type_):

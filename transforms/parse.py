@@ -33,6 +33,7 @@ from skewless.transforms.rows import FILE, OFFSET, Outcome, Rejected, with_origi
 __all__ = [
     "STEP",
     "assemble",
+    "is_too_deep",
     "json_object",
     "json_text",
     "parse_json_rows",
@@ -42,6 +43,10 @@ __all__ = [
 ]
 
 STEP = "Parse"
+
+# Of arrays and objects in each other. A stack overflow is no error that can be caught.
+_MOST_LEVELS = 100
+_JSON_TEXT = re.compile(rb'(?s)"(?:[^"\\]|\\.)*(?:"|\\?\Z)')
 
 # --- JSON -----------------------------------------------------------------------------
 
@@ -89,7 +94,7 @@ def parse_json_rows(
             rows.append(json_object(line))
             kept_lines.append(line)
             kept_places.append(place)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             reason = f"expected a JSON object on one line ({error})"
             rejected.append(Rejected(STEP, file, place, "", "", reason, line))
     outcome = assemble(
@@ -137,15 +142,32 @@ def json_object(line: bytes) -> dict[str, Any]:
     Raises:
         ValueError: If it holds none.
     """
+    if is_too_deep(line):
+        raise ValueError(f"nested deeper than {_MOST_LEVELS} levels")
     row = json.loads(line.decode(), parse_float=_json_float, parse_int=_json_int)
     if not isinstance(row, dict):
         raise ValueError(f"found {type(row).__name__}")
     return row
 
 
+def is_too_deep(line: bytes) -> bool:
+    """Say whether JSON is nested deeper than parsers may be trusted with.
+
+    >>> is_too_deep(b"[" * 101), is_too_deep(b'["' + b"[" * 101 + b'"]')
+    (True, False)
+    """
+    if line.count(b"[") + line.count(b"{") <= _MOST_LEVELS:
+        return False
+    brackets = np.frombuffer(_JSON_TEXT.sub(b"", line), np.uint8)
+    opened = np.isin(brackets, list(b"[{")).astype(np.int64)
+    closed = np.isin(brackets, list(b"]}")).astype(np.int64)
+    return bool(np.cumsum(opened - closed).max(initial=0) > _MOST_LEVELS)
+
+
 def json_text(value: Any) -> str:
     """Return a JSON value as the text that a person wrote."""
-    return value if isinstance(value, str) else json.dumps(value)
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text.encode("utf-8", "backslashreplace").decode()  # a lone surrogate is no text
 
 
 def _json_column(values: list[Any], feature: Feature) -> Cells:
@@ -167,7 +189,9 @@ def _json_column(values: list[Any], feature: Feature) -> Cells:
     texts = null_where(texts, pc.equal(texts, ""))
     times = parse_timestamps(texts, type_.unit)
     bad |= true_where(pc.and_(pc.is_valid(texts), pc.is_null(times)))
-    return Cells(canonical(pc.coalesce(numbers.cast(type_), times), feature), bad)
+    counted = cast_column(numbers, feature)
+    times = canonical(pc.coalesce(counted.values, times), feature)
+    return Cells(times, bad | counted.bad)
 
 
 def _converter(feature: Feature) -> Callable[[Any], Any]:
@@ -220,12 +244,13 @@ def _json_time(value: Any) -> int | str:
 def typed_json_is_safe(lines: Sequence[bytes]) -> bool:
     """Say whether Arrow's JSON reader takes these lines for what they are.
 
-    It crashes on a bare `null`, and spells infinity in ways that JSON readers do not.
+    It crashes on a bare `null`, may crash on deep nesting, and spells infinity in ways
+    that JSON readers do not.
     """
     text = b"\n".join(lines)
     if not all(line[:1] == b"{" and line[-1:] == b"}" for line in lines):
         return False
-    if re.search(rb"\}\s*n", text):
+    if re.search(rb"\}\s*n", text) or any(map(is_too_deep, lines)):
         return False
     if (b"NaN" in text or b"Inf" in text) and re.search(rb"[:,\[\s]-?(NaN|Inf)", text):
         return False

@@ -23,8 +23,10 @@ __all__ = [
     "Outcome",
     "Rejected",
     "Rows",
+    "as_text",
     "data_columns",
     "each_batch",
+    "python_rows",
     "reject_rows",
     "with_origin",
 ]
@@ -136,7 +138,7 @@ def with_origin(batch: pa.RecordBatch, file: str, offsets: pa.Array) -> pa.Recor
 def reject_rows(batch: pa.RecordBatch, step: str, column: str, reason: str) -> list[Rejected]:
     """Return every row of `batch` as rejected for `reason`, its payload a JSON object."""
     rejected = []
-    for row in batch.to_pylist():
+    for row in python_rows(batch):
         file, offset = row.pop(FILE, ""), row.pop(OFFSET, -1)
         value = row.get(column)
         rejected.append(
@@ -145,17 +147,50 @@ def reject_rows(batch: pa.RecordBatch, step: str, column: str, reason: str) -> l
                 file=file or "",
                 offset=-1 if offset is None else offset,
                 column=column,
-                value="" if value is None else str(value),
+                value="" if value is None else as_text(value),
                 reason=reason,
-                payload=json.dumps(row, default=_as_text).encode(),
+                payload=json.dumps(row, default=as_text).encode(),
             )
         )
     return rejected
 
 
-def _as_text(value: Any) -> str:
+def python_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """Return the rows as Python values; what Python cannot hold as Arrow spells it.
+
+    >>> python_rows(pa.record_batch({"t": pa.array([253_402_300_800]).cast(pa.timestamp("s"))}))
+    [{'t': '10000-01-01 00:00:00'}]
+    """
+    try:
+        return batch.to_pylist()  # type: ignore[no-any-return]
+    except _NO_PYTHON_VALUE:
+        columns = [[_python_value(scalar) for scalar in column] for column in batch.columns]
+        names = batch.schema.names
+        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+# Times out of range are ArithmeticErrors or ValueErrors, as is text that is not UTF-8;
+# unknown time zones are LookupErrors.
+_NO_PYTHON_VALUE = (ArithmeticError, LookupError, ValueError)
+
+
+def _python_value(scalar: pa.Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except _NO_PYTHON_VALUE:
+        if isinstance(scalar, pa.ListScalar):
+            return [_python_value(item) for item in scalar.values]
+        if isinstance(scalar, (pa.StringScalar, pa.LargeStringScalar)):
+            return as_text(scalar.as_buffer().to_pybytes())
+        return pa.repeat(scalar, 1).to_string(skip_new_lines=True)[1:-1]
+
+
+def as_text(value: Any) -> str:
+    """Return a Python value as text for a person, lists as JSON."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
+    if isinstance(value, (bool, int, float, list, dict)):
+        return json.dumps(value, default=as_text)
     return value.isoformat().replace("+00:00", "Z") if hasattr(value, "isoformat") else str(value)
 
 

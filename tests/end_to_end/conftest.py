@@ -35,6 +35,7 @@ recipe = sk.Recipe(
         "wind_gust": sk.numeric("wind_gust").impute("median").missing_indicator().zscore(),
         "distance": sk.numeric("distance").log1p().zscore(),
         "hour": sk.cyclic("hour", period=24),
+        "time": sk.date_parts("time_hour", parts=["weekday", "hour"]),
         "carrier": sk.category("carrier").vocabulary(top=50, oov=1),
         "tail": sk.category("tailnum").hashed(64),
         "route": sk.cross("origin", "dest").hashed(128),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import pathlib
 import subprocess
@@ -59,9 +60,22 @@ def test_tf_transform_and_tf_data_open_what_was_written(result: Result) -> None:
 
 
 def test_features_are_the_same_in_every_bit(result: Result) -> None:
-    for comparison in verify_features(result.paths, "label"):
+    found = verify_features(result.paths, "label")
+    assert len(found) == 5
+    assert found[-1].path == "SavedModel, rows as JSON"
+    for comparison in found:
         assert comparison.rows == result.ledger.total("flights", "written")
         assert (comparison.differing, comparison.bits, comparison.first) == (0, 0, [])
+
+
+def test_timestamps_are_what_they_say(result: Result) -> None:
+    rows = pq.read_table(result.paths.row_parts("test")[0]).column("time_hour").to_pylist()
+    spec = tft.TFTransformOutput(str(result.paths.transform_graph)).transformed_feature_spec()
+    part = str(result.paths.example_parts("test")[0])
+    records = tf.data.TFRecordDataset(part, compression_type="GZIP")
+    parsed = tf.io.parse_example(next(iter(records.batch(len(rows)))), spec)
+    assert parsed["time_hour"].numpy().tolist() == [time.hour for time in rows]
+    assert parsed["time_weekday"].numpy().tolist() == [time.weekday() for time in rows]
 
 
 def test_nothing_known_later_and_no_label_is_asked_for_at_serving(result: Result) -> None:
@@ -69,7 +83,7 @@ def test_nothing_known_later_and_no_label_is_asked_for_at_serving(result: Result
     names = set(loaded.signatures["predict_rows"].structured_input_signature[1])
     assert names == {
         *("temp", "wind_gust", "distance", "hour"),
-        *("carrier", "tailnum", "origin", "dest"),
+        *("carrier", "tailnum", "origin", "dest", "time_hour"),
     }
     assert "SERVING" in result.paths.schema.read_text()
 
@@ -108,6 +122,8 @@ def test_predict_answers_json_rows_with_fields_left_out(
 
 def test_model_needs_nothing_but_tensorflow(result: Result) -> None:
     row = json.loads(result.paths.sample.read_text().splitlines()[0])
+    time = datetime.datetime.fromisoformat(row["time_hour"])
+    row["time_hour"] = int(time.timestamp())
     program = f"""
 import sys
 class Absent:

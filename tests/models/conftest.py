@@ -16,6 +16,9 @@ import tensorflow_transform.beam as tft_beam
 from tfx_bsl.tfxio import tensor_adapter, tensor_representation_util
 
 from skewless.arrays import raw_arrays
+from skewless.models.export import export
+from skewless.models.networks import WideAndDeep
+from skewless.models.train import train
 from skewless.parity import TransformGraph
 from skewless.schema import (
     Schema,
@@ -178,6 +181,46 @@ def raw():
 
 
 @pytest.fixture(scope="session")
+def with_column():
+    """Return the function that makes raw rows with other values in one column."""
+
+    def make(count: int, name: str, values: object) -> pa.RecordBatch:
+        rows = raw_rows(count)
+        at = rows.schema.get_field_index(name)
+        return rows.set_column(at, name, pa.array(values, RAW[name][0]))
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def write():
     """Return the function that writes examples: `write(transform_graph, rows, path)`."""
     return write_examples
+
+
+@pytest.fixture(scope="session")
+def make_export(make_world, tmp_path_factory):
+    """Return a function that trains and exports one task's model."""
+
+    def make(task, network, **options):
+        world = make_world(task)
+        folder = tmp_path_factory.mktemp(task)
+        result = train(network, **world.arguments(), directory=str(folder / "training"))
+        arguments = {
+            "model_path": result.model_path,
+            "transform_graph": world.transform_graph,
+            "label": world.label,
+            "task": result.task,
+            "classes": result.classes,
+            "directory": str(folder / "model"),
+            "name": "small",
+        }
+        export(**arguments, **options)
+        return arguments
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def exported(make_export):
+    return make_export("binary", WideAndDeep([16, 8], epochs=2, batch_size=64))

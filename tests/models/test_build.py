@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from skewless.models.build import build, compile_model
-from skewless.models.inputs import read_inputs
+from skewless.models.inputs import STANDARD, Scale, read_inputs
 from skewless.models.networks import Dnn, Linear, WideAndDeep
 
 ROWS = {
@@ -30,6 +30,28 @@ def test_outputs_are_of_the_task(inputs, network):
 
 def test_a_linear_model_starts_undecided(inputs):
     assert build(Linear(), inputs, "binary", 2)(ROWS).numpy().tolist() == [[0.5]] * 4
+
+
+def test_a_linear_regression_starts_at_the_mean_of_the_labels(inputs):
+    model = build(Linear(), inputs, "regression", None, Scale(250_000.0, 1e5))
+    assert model(ROWS).numpy().tolist() == [[250_000.0]] * 4
+
+
+def test_a_regression_answers_and_measures_in_the_unit_of_the_label(inputs, tmp_path):
+    scale = Scale(250_000.0, 1e5)
+    model = build(Dnn([8]), inputs, "regression", None, scale)
+    compile_model(model, Dnn([8]), "regression", scale)
+    standard = build(Dnn([8]), inputs, "regression", None, STANDARD)
+    standard.set_weights(model.get_weights())
+    answer = standard(ROWS).numpy()
+    np.testing.assert_allclose(model(ROWS), 250_000 + 1e5 * answer, rtol=1e-6)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(again(ROWS), model(ROWS))
+    for one in (model, again):
+        found = one.evaluate(ROWS, np.full(4, 350_000.0), verbose=0, return_dict=True)
+        assert found["loss"] == pytest.approx(float(np.mean((answer - 1) ** 2)), rel=1e-4)
+        assert found["mae"] == pytest.approx(1e5 * float(np.mean(abs(answer - 1))), rel=1e-4)
 
 
 def test_a_list_is_pooled_whatever_its_order_and_length(inputs):

@@ -1,4 +1,5 @@
 import dataclasses
+import gzip
 import pathlib
 
 import numpy as np
@@ -96,13 +97,64 @@ def test_a_missing_file_is_named(inputs, tmp_path):
         Examples([str(tmp_path / "gone.tfrecord.gz")], inputs)
 
 
-def test_a_damaged_file_is_named(world, inputs, tmp_path):
-    whole = pathlib.Path(world.train_files[0]).read_bytes()
+def test_labels_that_are_numbers_have_a_scale_whatever_their_order(make_world, raw):
+    world = make_world("regression")
+    inputs = read_inputs(world.transform_graph, "delay")
+    labels = raw(600).column("delay").to_numpy().astype(np.float64)
+    for files in (world.train_files, world.train_files[::-1]):
+        for limit in (0, 2**30):
+            scale = Examples(files, inputs, limit).label_scale
+            assert scale == pytest.approx((labels.mean(), labels.std()))
+            assert scale == Examples(world.train_files, inputs).label_scale
+
+
+def test_labels_that_are_all_the_same_have_a_deviation_of_one(
+    make_world, with_column, write, tmp_path
+):
+    world = make_world("regression")
+    rows = with_column(50, "delay", [0.1] * 50)
+    path = write(world.transform_graph, rows, tmp_path / "same.tfrecord.gz")
+    scale = Examples([path], read_inputs(world.transform_graph, "delay")).label_scale
+    assert scale == (float(np.float32(0.1)), 1.0)
+
+
+@pytest.mark.parametrize("limit", [0, 2**30])
+def test_a_file_that_is_cut_off_is_named(world, inputs, raw, write, tmp_path, limit):
+    name = write(world.transform_graph, raw(8), tmp_path / "whole.tfrecord.gz")
+    whole = pathlib.Path(name).read_bytes()
     path = tmp_path / "cut.tfrecord.gz"
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"cut\.tfrecord\.gz cannot be read") as caught:
+    for length in {*range(0, len(whole), 25), *range(24), *range(len(whole) - 12, len(whole))}:
+        path.write_bytes(whole[:length])
+        with pytest.raises(DataError, match=r"cut\.tfrecord\.gz cannot be read") as caught:
+            Examples([str(path)], inputs, limit)
+        assert "\n" not in str(caught.value)
+
+
+def test_of_several_files_that_which_lost_rows_is_named(world, inputs, tmp_path):
+    whole = pathlib.Path(world.train_files[1]).read_bytes()
+    path = tmp_path / "cut.tfrecord.gz"
+    path.write_bytes(whole[:15])
+    with pytest.raises(DataError, match=r"cut\.tfrecord\.gz cannot be read to its end"):
+        Examples([world.train_files[0], str(path), world.train_files[2]], inputs)
+
+
+def test_a_file_without_rows_that_is_cut_off_is_named(inputs, tmp_path):
+    whole = gzip.compress(b"")
+    path = tmp_path / "cut.tfrecord.gz"
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DataError, match=r"cut\.tfrecord\.gz cannot be read"):
+            Examples([str(path)], inputs)
+
+
+def test_files_written_one_after_another_are_one_file(world, inputs, tmp_path):
+    joined = b"".join(pathlib.Path(name).read_bytes() for name in world.train_files)
+    path = tmp_path / "joined.tfrecord.gz"
+    path.write_bytes(joined)
+    assert Examples([str(path)], inputs).count == 600
+    path.write_bytes(joined[:-9])
+    with pytest.raises(DataError, match=r"joined\.tfrecord\.gz cannot be read"):
         Examples([str(path)], inputs)
-    assert "\n" not in str(caught.value)
 
 
 def test_examples_of_another_graph_are_refused(world, inputs):

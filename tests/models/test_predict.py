@@ -1,29 +1,17 @@
+import pathlib
+
 import numpy as np
 import pyarrow as pa
 import pytest
 import tensorflow as tf
 
 from skewless.errors import RecipeError
-from skewless.models.export import export
-from skewless.models.networks import Dnn
 from skewless.models.predict import Predictor
-from skewless.models.train import train
 
 
 @pytest.fixture(scope="module")
-def model_dir(world, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("predict")
-    result = train(Dnn([8], epochs=1), **world.arguments(), directory=str(folder / "training"))
-    export(
-        model_path=result.model_path,
-        transform_graph=world.transform_graph,
-        label=world.label,
-        task=result.task,
-        classes=result.classes,
-        directory=str(folder / "model"),
-        name="small",
-    )
-    return folder / "model"
+def model_dir(exported):
+    return pathlib.Path(exported["directory"])
 
 
 @pytest.fixture(scope="module")

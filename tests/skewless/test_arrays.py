@@ -84,3 +84,10 @@ def test_arrays_are_by_column_and_a_lacking_one_is_named():
     assert list(raw_arrays(batch, schema)) == ["origin"]
     with pytest.raises(RecipeError, match='no column "origin"; did you mean "orign"'):
         raw_arrays(pa.record_batch({"orign": ["EWR"]}), schema)
+
+
+def test_a_timestamp_is_in_the_unit_of_the_schema_whatever_the_column_has():
+    feature = make_feature("at", pa.timestamp("s", tz="UTC"), required=False)
+    for unit, factor in (("s", 1), ("ms", 10**3), ("us", 10**6), ("ns", 10**9)):
+        column = pa.array([1_357_034_400 * factor, None], pa.timestamp(unit, tz="UTC"))
+        assert raw_array(column, feature).tolist() == [1_357_034_400, MISSING_INT]

@@ -114,6 +114,68 @@ def test_seconds_cannot_hold_a_fraction() -> None:
     assert "bad" not in parsed(texts, MICROS)
 
 
+FIRST, LAST = -62_135_596_800, 253_402_300_799
+
+
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [
+        ("0001-01-01", True),
+        ("0000-12-31T23:59:59Z", False),
+        ("0001-01-01T00:00:00+01:00", False),
+        ("9999-12-31T23:59:59Z", True),
+        ("9999-12-31T23:59:59-01:00", False),
+        ("10000-01-01", False),
+    ],
+)
+def test_times_as_text_are_from_year_1_to_9999(text: str, fits: bool) -> None:
+    for feature in (SECONDS, MICROS):
+        for cells in (
+            parse_text(pa.array([text.encode(), b"2000-01-01"]), feature, NULLS),
+            cast_column(pa.array([text, "2000-01-01"]), feature),
+        ):
+            assert cells.bad.tolist() == [not fits, False]
+            assert (cells.values[0].as_py() is not None) == fits
+
+
+@pytest.mark.parametrize("feature", [SECONDS, MICROS])
+@pytest.mark.parametrize("unit", ["s", "ms", "us"])
+def test_times_of_any_unit_are_from_year_1_to_9999(feature: Feature, unit: str) -> None:
+    scale = {"s": 1, "ms": 10**3, "us": 10**6}[unit]
+    end = (LAST + 1) * scale
+    counts = [FIRST * scale, LAST * scale, FIRST * scale - 1, end, 2**63 - 1, 1 - 2**63, None]
+    column = pa.array(counts, pa.int64()).cast(pa.timestamp(unit))
+    cells = cast_column(column, feature)
+    assert cells.bad.tolist() == [False, False, True, True, True, True, False]
+    seconds = [v and v.timestamp() for v in cells.values.to_pylist()]
+    assert seconds == [FIRST, LAST, None, None, None, None, None]
+
+
+def test_times_as_numbers_and_dates_are_from_year_1_to_9999() -> None:
+    counts = pa.array([FIRST, LAST, FIRST - 1, LAST + 1, MISSING_INT, None])
+    cells = cast_column(counts, SECONDS)
+    assert cells.bad.tolist() == [False, False, True, True, False, False]
+    assert [v and v.timestamp() for v in cells.values.to_pylist()] == [FIRST, LAST, *[None] * 4]
+    assert cast_column(pa.array([2**63], pa.uint64()), MICROS).bad.tolist() == [True]
+    days = pa.array([FIRST // 86_400, FIRST // 86_400 - 1, 2**31 - 1, None], pa.int32())
+    cells = cast_column(days.cast(pa.date32()), MICROS)
+    assert cells.bad.tolist() == [False, True, True, False]
+
+
+def test_cast_of_half_floats() -> None:
+    halves = pa.array([np.float16(1.0), np.float16(1.5), np.float16("nan"), None])
+    cells = cast_column(halves, INT)
+    assert cells.values.to_pylist() == [1, None, None, None]
+    assert cells.bad.tolist() == [False, True, False, False]
+    assert cast_column(halves, FLOAT).values.to_pylist() == [1.0, 1.5, None, None]
+
+
+def test_cast_rejects_text_that_is_not_utf8() -> None:
+    buffers = pa.array([b"a", b"\xff"]).buffers()
+    cells = cast_column(pa.Array.from_buffers(pa.string(), 2, buffers), TEXT)
+    assert (cells.values.to_pylist(), cells.bad.tolist()) == (["a", None], [False, True])
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(width=64), max_size=20))
 def test_float_is_what_a_json_client_makes_of_it(values: list[float]) -> None:

@@ -21,6 +21,7 @@ SCHEMA = make_schema(
         make_feature("l", pa.list_(pa.int64()), required=False),
     ]
 )
+TIME = "expected an ISO 8601 timestamp in whole seconds, from year 1 to 9999"
 # A row that Arrow's typed reader refuses, so that its neighbours are parsed one by one.
 SPOILER = b'{"i": true, "f": 1, "s": "x", "t": 0}\n'
 
@@ -57,6 +58,9 @@ def values(line: bytes, column: str) -> list[object]:
         (b'{"l": [1, null, 2]}', "l", [1, 2]),
         (b'{"l": []}', "l", []),
         (b'{"t": ""}', "t", None),
+        (b'{"t": -9223372036854775808}', "t", None),
+        (b'{"z": "%s"}' % (b"[{" * 200), "i", None),
+        (b'{"z": %s}' % (b"[" * 99 + b"]" * 99), "i", None),
     ],
 )
 def test_good_values(line: bytes, column: str, value: object) -> None:
@@ -78,8 +82,13 @@ def test_good_values(line: bytes, column: str, value: object) -> None:
         (b'{"s": "\\ud800"}', "expected UTF-8 text"),
         (b'{"l": 1}', "expected a list, each item a whole number (int64)"),
         (b'{"l": ["x"]}', "expected a list, each item a whole number (int64)"),
-        (b'{"t": "noon"}', "expected an ISO 8601 timestamp in whole seconds"),
-        (b'{"t": 1.5}', "expected an ISO 8601 timestamp in whole seconds"),
+        (b'{"t": "noon"}', TIME),
+        (b'{"t": 1.5}', TIME),
+        (b'{"t": -62135596801}', TIME),
+        (b'{"t": 253402300800}', TIME),
+        (b'{"t": 9223372036854775807}', TIME),
+        (b'{"t": "0000-12-31T23:59:59Z"}', TIME),
+        (b'{"t": "9999-12-31T23:59:59-01:00"}', TIME),
     ],
 )
 def test_bad_values(line: bytes, reason: str) -> None:
@@ -97,6 +106,10 @@ def test_bad_values(line: bytes, reason: str) -> None:
         b'{"i": 1}{"i": 2}',
         b'{"z": "\xff"}',
         b"x",
+        b'{"z": %s}' % (b"[" * 100 + b"]" * 100),
+        b'{"z": %s}' % (b"[" * 100_000 + b"]" * 100_000),
+        b'{"z": %s}' % (b'{"a":' * 100_000 + b"1" + b"}" * 100_000),
+        b"[" * 100_000,
     ],
 )
 def test_what_is_no_object_on_one_line_is_rejected_whole(line: bytes) -> None:
@@ -106,6 +119,11 @@ def test_what_is_no_object_on_one_line_is_rejected_whole(line: bytes) -> None:
     assert (rejected.file, rejected.offset, rejected.payload) == ("in.jsonl", 9, line)
     assert rejected.reason.startswith("expected a JSON object on one line")
     assert outcome.counts == {"read": 2}
+
+
+def test_what_is_no_text_is_rejected_as_text_that_can_be_written() -> None:
+    (rejected,) = parse_json_rows([b'{"i": "\\ud800"}'], SCHEMA).rejected
+    assert rejected.value == "\\ud800"
 
 
 def test_times_as_text_and_as_numbers() -> None:

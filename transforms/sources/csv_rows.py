@@ -17,9 +17,9 @@ import pyarrow.csv as pa_csv
 from skewless.errors import DataError
 from skewless.schema import Feature, Schema, arrow_schema, arrow_type
 from skewless.transforms.cells import Cells, cast_column, is_flag, parse_text
-from skewless.transforms.parse import STEP, assemble
+from skewless.transforms.parse import STEP, assemble, is_too_deep
 from skewless.transforms.rows import Outcome, Rejected, with_origin
-from skewless.transforms.sources.lines import Bounds, Quoting, row_bounds
+from skewless.transforms.sources.lines import BOM, Bounds, Quoting, row_bounds
 
 __all__ = ["CsvDialect"]
 
@@ -298,6 +298,8 @@ class CsvDialect:
             wrong.append(row)
             return "skip"
 
+        if encoding == "utf-8" and block.startswith(BOM):
+            block = BOM + block  # Arrow drops the first, but this one is not the file's
         table = pa_csv.read_csv(
             pa.BufferReader(block),
             pa_csv.ReadOptions(
@@ -367,8 +369,10 @@ def _readable(cell: bytes | None) -> str:
 
 def _cells_of_json(payload: bytes) -> dict[str, bytes | None] | None:
     """Return the cells of a JSON object as text; None if the payload is none."""
+    if is_too_deep(payload):
+        return None
     try:
-        row = json.loads(payload, parse_float=str, parse_int=str, parse_constant=str)
+        row = json.loads(payload.decode(), parse_float=str, parse_int=str, parse_constant=str)
     except ValueError:
         return None
     if not isinstance(row, dict):

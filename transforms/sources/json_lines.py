@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from skewless.errors import RecipeError
 from skewless.schema import Schema
 from skewless.transforms.parse import (
     json_object,
+    json_text,
     parse_json_rows,
     replay_json,
     typed_json_is_safe,
@@ -123,6 +125,7 @@ def _guess(lines: list[bytes]) -> pa.RecordBatch:
                 pa.BufferReader(text),
                 pa_json.ReadOptions(use_threads=False, block_size=len(text) + 1),
             )
+            table.validate(full=True)  # Arrow misreads lists of nothing but null
             if table.num_rows == len(lines):
                 columns = [_as_written(column.combine_chunks()) for column in table.columns]
                 return pa.RecordBatch.from_arrays(columns, names=table.column_names)
@@ -132,9 +135,9 @@ def _guess(lines: list[bytes]) -> pa.RecordBatch:
     for line in lines:
         try:
             rows.append(json_object(line))
-        except (ValueError, RecursionError):
+        except ValueError:
             continue  # rejected when it is read; it says nothing about types
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    names = [name for name in dict.fromkeys(itertools.chain(*rows)) if json_text(name) == name]
     columns = [_column([row.get(name) for row in rows]) for name in names]
     return pa.RecordBatch.from_arrays(columns, names=names)
 

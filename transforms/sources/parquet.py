@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,8 +15,8 @@ import pyarrow.parquet as pq
 from skewless.errors import DataError
 from skewless.schema import Schema, column_names
 from skewless.transforms.cells import cast_column
-from skewless.transforms.parse import assemble, json_text, replay_json
-from skewless.transforms.rows import Outcome, Rejected
+from skewless.transforms.parse import assemble, replay_json
+from skewless.transforms.rows import Outcome, Rejected, as_text, python_rows
 from skewless.transforms.sources.files import FileSource, Piece, open_file
 
 __all__ = ["ReadParquet"]
@@ -75,7 +76,7 @@ class ParquetFormat:
                 piece.path,
                 np.arange(first, first + batch.num_rows),
                 lambda i, batch=batch: _payload(batch, i),  # type: ignore[misc]
-                lambda name, i, batch=batch: _readable(batch[name][i].as_py()),  # type: ignore[misc]
+                lambda name, i, batch=batch: as_text(_row(batch, i)[name]),  # type: ignore[misc]
             )
 
     def untyped(self, piece: Piece) -> Iterator[pa.RecordBatch]:
@@ -120,13 +121,9 @@ def _is_text(type_: pa.DataType) -> bool:
     return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_))
 
 
+def _row(batch: pa.RecordBatch, row: int) -> dict[str, Any]:
+    return python_rows(batch.slice(row, 1))[0]
+
+
 def _payload(batch: pa.RecordBatch, row: int) -> bytes:
-    return json.dumps(batch.slice(row, 1).to_pylist()[0], default=_readable).encode()
-
-
-def _readable(value: object) -> str:
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "backslashreplace")
-    if hasattr(value, "isoformat"):
-        return str(value.isoformat()).replace("+00:00", "Z")
-    return json_text(value) if isinstance(value, (str, int, float, list)) else str(value)
+    return json.dumps(_row(batch, row), default=as_text).encode()

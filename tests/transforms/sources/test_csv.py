@@ -186,6 +186,26 @@ def test_a_quote_never_closed_costs_one_row(
     assert sum(o.counts["read"] for o in outcomes) == 4
 
 
+def test_a_byte_order_mark_within_the_file_is_text(tmp_path: pathlib.Path) -> None:
+    path = write(tmp_path, b"s\n\xef\xbb\xbf\n\xef\xbb\xbfa\n")
+    source = ReadCsv(path, schema=SCHEMA, columns=["s"])
+    assert [row["s"] for row in rows(read(source))] == ["\ufeff", "\ufeffa"]
+    (piece,) = source.file_format().pieces(path, 0)
+    assert [batch["s"].to_pylist() for batch in source.file_format().untyped(piece)][1:] == [
+        ["\ufeff", "\ufeffa"]
+    ]
+
+
+def test_a_deeply_nested_payload_is_a_line(tmp_path: pathlib.Path) -> None:
+    source = ReadCsv(write(tmp_path, HEADER), schema=SCHEMA)
+    payload = b'{"n": ' + b"[" * 100_000
+    (again,) = source.read_rejected(
+        [Rejected("Parse", source.patterns[0], 9, "", "", "?", payload)], SCHEMA
+    ).rejected
+    assert (again.reason, again.payload) == ("expected 4 columns, found 1", payload)
+
+
+TIME = "expected an ISO 8601 timestamp in whole seconds, from year 1 to 9999"
 BAD_CELLS = [
     ("NaN,NaN,NaN,", None),
     ("1,inf,a,", None),
@@ -194,12 +214,35 @@ BAD_CELLS = [
     ("0x10,1,a,", ("n", "0x10", "expected a whole number (int64)")),
     ("one,two,a,", ("n", "one", "expected a whole number (int64)")),
     ("1,2,\xff,", ("s", "\\xff", "expected UTF-8 text")),
-    ("1,2,a,noon", ("t", "noon", "expected an ISO 8601 timestamp in whole seconds")),
+    ("1,2,a,noon", ("t", "noon", TIME)),
+    ("1,2,a,0000-12-31T23:59:59Z", ("t", "0000-12-31T23:59:59Z", TIME)),
+    ("1,2,a,9999-12-31T23:59:59-01:00", ("t", "9999-12-31T23:59:59-01:00", TIME)),
+    ("1,2,a,0001-01-01", None),
     ("1,2,N0x1,", None),
     ("1,2,a", ("", "", "expected 4 columns, found 3")),
     ("1,2,a,,", ("", "", "expected 4 columns, found 5")),
     ("1,\xff", ("", "", "expected 4 columns, found 2")),
 ]
+
+
+BITS = [b",", b'"', b"\n", b"\r", b"1", b"0x1", b"1e400", b"\xff", b"\x00", b"\xef\xbb\xbf"]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.sampled_from(BITS) | st.binary(max_size=2), max_size=20).map(b"".join))
+def test_any_bytes_are_rows_or_rejected(tail: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        source = ReadCsv(write(pathlib.Path(folder), HEADER.encode() + tail), schema=SCHEMA)
+        (piece,) = source.file_format().pieces(source.patterns[0], 0)
+        assert list(source.file_format().untyped(piece))
+        try:
+            outcomes = read(source)
+        except DataError:  # the rows have no clear ends, so that none can be blamed
+            return
+        for outcome in outcomes:
+            assert outcome.kept.num_rows + len(outcome.rejected) == outcome.counts["read"]
+            again = source.read_rejected(outcome.rejected, SCHEMA)
+            assert again.kept.num_rows + len(again.rejected) == len(outcome.rejected)
 
 
 @pytest.mark.parametrize(("line", "fault"), BAD_CELLS)

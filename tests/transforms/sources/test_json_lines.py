@@ -94,6 +94,18 @@ def test_repaired_lines(tmp_path: pathlib.Path) -> None:
     assert [(r.file, r.offset, r.payload) for r in outcome.rejected] == [("f", 9, b"")]
 
 
+def test_odd_lines_do_not_stop_the_look_at_types(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "in.jsonl"
+    deep = b'{"n": %s}' % (b"[" * 100_000 + b"]" * 100_000)
+    for line in (b'{"s": [null, null]}', b'{"\\ud800": 1, "s": [null]}', deep):
+        path.write_bytes(line + b'\n{"n": 1}\n')
+        file_format = ReadJsonLines(path, schema=SCHEMA).file_format()
+        (piece,) = file_format.pieces(str(path), 0)
+        (batch,) = file_format.untyped(piece)
+        assert batch["n"].to_pylist() == [1] if line == deep else [None, 1]
+        assert set(batch.schema.names) <= {"n", "s"}
+
+
 def test_empty_file_and_wrong_argument(tmp_path: pathlib.Path) -> None:
     (tmp_path / "in.jsonl").write_text("")
     with pytest.raises(DataError, match="file is empty"):

@@ -81,6 +81,33 @@ def test_rejected_rows_can_be_repaired(tmp_path: pathlib.Path) -> None:
     assert again.kept[FILE].to_pylist() == [str(path)]
 
 
+def test_a_value_that_python_cannot_hold_is_rejected(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "in.parquet"
+    invalid = pa.Array.from_buffers(pa.string(), 3, pa.array([b"a", b"\xff", b"c"]).buffers())
+    columns = {
+        "t": pa.array([2**62, 0, 1]).cast(pa.timestamp("us")),
+        "s": invalid,
+        "l": pa.array([[b"a"], [b"b"], [b"\xff"]]),
+    }
+    pq.write_table(pa.table(columns), path)
+    schema = make_schema(
+        [
+            make_feature("t", pa.timestamp("us", tz="UTC"), required=True),
+            make_feature("s", pa.string(), required=True),
+            make_feature("l", pa.list_(pa.string()), required=True),
+        ]
+    )
+    source = ReadParquet(path, schema=schema)
+    (piece,) = source.file_format().pieces(str(path), 0)
+    (outcome,) = source.file_format().read(piece, schema)
+    assert outcome.kept.num_rows == 0
+    assert [(row.column, row.value) for row in outcome.rejected] == [
+        ("t", f"<value out of range: {2**62}>"),
+        ("s", "\\xff"),
+        ("l", '["\\\\xff"]'),
+    ]
+
+
 def test_wide_row_groups_come_in_bounded_batches(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "in.parquet"
     pq.write_table(pa.table({"n": np.arange(100_000)}), path)
