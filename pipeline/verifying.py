@@ -101,7 +101,7 @@ def verify_features(
         parts = _same_parts(paths.row_parts(split), paths.example_parts(split))
         for rows_part, examples_part in parts:
             batch = _read_part(rows_part, limit)
-            written = _read_examples(examples_part, spec, limit)
+            written = _read_examples(examples_part, spec, batch.num_rows)
             raw, rows = raw_arrays(batch, schema), batch.num_rows
             for size, comparison in zip(batch_sizes, found, strict=True):
                 served = _call_in_batches(transform, raw, rows, size)
@@ -154,10 +154,15 @@ def _read_part(part: pathlib.Path, limit: int | None) -> pa.RecordBatch:
     return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
 
 
-def _read_examples(part: pathlib.Path, spec: Mapping[str, Any], limit: int | None) -> Arrays:
+def _read_examples(part: pathlib.Path, spec: Mapping[str, Any], rows: int) -> Arrays:
     """Return the written features as arrays, named as the `transform` signature names them."""
     records = tf.data.TFRecordDataset(str(part), compression_type="GZIP")
-    serialized = list(records.take(-1 if limit is None else limit).as_numpy_iterator())
+    serialized = list(records.take(rows).as_numpy_iterator())
+    if len(serialized) != rows:
+        raise RunError(
+            f"{part} holds {len(serialized):,} examples, but its part of rows {rows:,}; "
+            "the file is damaged: run `skewless transform` again"
+        )
     parsed = tf.io.parse_example(tf.constant(serialized, tf.string), dict(spec))
     arrays = {}
     for name, value in parsed.items():

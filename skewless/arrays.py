@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tensorflow_metadata.proto.v0 import schema_pb2
 
-from skewless.errors import no_such_column
+from skewless.errors import RecipeError, no_such_column
 from skewless.schema import Feature, Schema, arrow_type, is_list, missing_int
 
 __all__ = ["raw_array", "raw_arrays"]
@@ -51,12 +51,22 @@ def raw_array(column: pa.Array, feature: Feature) -> npt.NDArray[Any]:
         filled = column.cast(pa.binary()).fill_null(b"")
     elif feature.type == schema_pb2.INT:
         # Parquet has no timestamps in seconds, so a column may come in another unit.
-        typed = column.cast(arrow_type(feature)) if not is_list(feature) else column
+        typed = column if is_list(feature) else _in_unit(column, feature)
         filled = typed.cast(pa.int64()).fill_null(missing_int(feature))
     else:
         filled = column.cast(pa.float32()).fill_null(np.nan)
     array: npt.NDArray[Any] = filled.to_numpy(zero_copy_only=False)
     return array
+
+
+def _in_unit(column: pa.Array, feature: Feature) -> pa.Array:
+    try:
+        return column.cast(arrow_type(feature))
+    except pa.ArrowInvalid as error:
+        raise RecipeError(
+            f'column "{feature.name}" of type {column.type} does not fit the schema\'s '
+            f"{arrow_type(feature)}: {error}"
+        ) from None
 
 
 def _padded_lists(column: pa.Array, feature: Feature) -> npt.NDArray[Any]:

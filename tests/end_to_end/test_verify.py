@@ -8,6 +8,7 @@ import shutil
 import pytest
 import tensorflow as tf
 
+from skewless.errors import RunError
 from skewless.launch.command_line import main
 from skewless.models.export import export
 from skewless.pipeline.artifacts import RunPaths, read_manifest
@@ -143,3 +144,15 @@ def _unpadded(path: str, **options: object) -> tf.Module:
     from skewless.parity import TransformGraph
 
     return TransformGraph(path, pad_to=1, **options)  # type: ignore[arg-type]
+
+
+def test_a_part_that_lost_rows_is_named(result: Result, tmp_path: pathlib.Path) -> None:
+    copied = RunPaths(tmp_path / "short")
+    shutil.copytree(result.paths.root, copied.root)
+    (part,) = copied.example_parts("test")
+    records = list(tf.data.TFRecordDataset(str(part), compression_type="GZIP"))
+    with tf.io.TFRecordWriter(str(part), "GZIP") as writer:
+        for record in records[:-1]:
+            writer.write(record.numpy())
+    with pytest.raises(RunError, match=r"part-00000\.tfrecord\.gz holds"):
+        verify_features(copied, "label", [None])

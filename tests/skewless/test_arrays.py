@@ -91,3 +91,9 @@ def test_a_timestamp_is_in_the_unit_of_the_schema_whatever_the_column_has():
     for unit, factor in (("s", 1), ("ms", 10**3), ("us", 10**6), ("ns", 10**9)):
         column = pa.array([1_357_034_400 * factor, None], pa.timestamp(unit, tz="UTC"))
         assert raw_array(column, feature).tolist() == [1_357_034_400, MISSING_INT]
+
+
+def test_a_time_that_the_unit_cannot_hold_is_named():
+    feature = make_feature("at", pa.timestamp("s", tz="UTC"), required=False)
+    with pytest.raises(RecipeError, match='column "at"'):
+        raw_array(pa.array([1_500], pa.timestamp("ms", tz="UTC")), feature)

@@ -235,11 +235,7 @@ def test_any_bytes_are_rows_or_rejected(tail: bytes) -> None:
         source = ReadCsv(write(pathlib.Path(folder), HEADER.encode() + tail), schema=SCHEMA)
         (piece,) = source.file_format().pieces(source.patterns[0], 0)
         assert list(source.file_format().untyped(piece))
-        try:
-            outcomes = read(source)
-        except DataError:  # the rows have no clear ends, so that none can be blamed
-            return
-        for outcome in outcomes:
+        for outcome in read(source):
             assert outcome.kept.num_rows + len(outcome.rejected) == outcome.counts["read"]
             again = source.read_rejected(outcome.rejected, SCHEMA)
             assert again.kept.num_rows + len(again.rejected) == len(outcome.rejected)
