@@ -19,7 +19,7 @@ from skewless.pipeline.artifacts import SPLITS, RunPaths
 from skewless.pipeline.execution import Execution
 from skewless.pipeline.ledger import Ledger
 from skewless.pipeline.recipe import Recipe
-from skewless.pipeline.rows import ReadRows, rows_schema, with_schemas
+from skewless.pipeline.rows import ReadRows, joined_columns, rows_schema, with_schemas
 from skewless.pipeline.stages import Run
 from skewless.schema import (
     Schema,
@@ -92,11 +92,7 @@ def transform(
 
 def typed_recipe(recipe: Recipe, paths: RunPaths) -> tuple[Recipe, Schema]:
     """Return the recipe with the schemas of a run filled in, and the schema of its rows."""
-    schemas = {
-        file.stem: parse_schema(file.read_text(), str(file))
-        for file in paths.input_schemas.glob("*.pbtxt")
-    }
-    typed = with_schemas(recipe, schemas, _frozen(recipe))
+    typed = with_schemas(recipe, _input_schemas(paths), _frozen(recipe))
     return typed, rows_schema(typed)
 
 
@@ -114,24 +110,29 @@ def _infer(made: RunPaths, recipe: Recipe, execution: Execution) -> dict[str, An
     """Write the schema of every input: its own, the recipe's frozen one, or inferred."""
     frozen = _frozen(recipe)
     made.input_schemas.mkdir(parents=True, exist_ok=True)
+    main = recipe.source.input_name
     for name, source in recipe.sources().items():
         if source.schema is not None:
             schema = source.raw_schema()
-        elif frozen is not None and source is recipe.source:
-            joined = {
-                step.prefix + column
-                for step in recipe.rows
-                if hasattr(step, "right")
-                for column in (step.columns or column_names(frozen))
-            }
-            schema = drop_columns(frozen, joined)
+        elif frozen is not None and name == main:
+            continue
         else:
             file = made.root / f"{name}.json"
             execution.run(_Infer(source, str(file)))
             schema = parse_schema(json.loads(file.read_text())[0])
         (made.input_schemas / f"{name}.pbtxt").write_text(format_schema(schema))
-    rows_schema(typed_recipe(recipe, made)[0])
+    if frozen is not None and recipe.source.schema is None:
+        own = drop_columns(frozen, joined_columns(recipe, _input_schemas(made)))
+        (made.input_schemas / f"{main}.pbtxt").write_text(format_schema(own))
+    typed_recipe(recipe, made)
     return {}
+
+
+def _input_schemas(paths: RunPaths) -> dict[str, Schema]:
+    return {
+        file.stem: parse_schema(file.read_text(), str(file))
+        for file in paths.input_schemas.glob("*.pbtxt")
+    }
 
 
 @dataclasses.dataclass(eq=False)

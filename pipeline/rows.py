@@ -19,7 +19,7 @@ from skewless.transforms.rows import Rejected
 from skewless.transforms.split import SplitByTime, Splits
 from skewless.transforms.validate import Validate
 
-__all__ = ["ReadRows", "rows_schema", "with_schemas"]
+__all__ = ["ReadRows", "joined_columns", "rows_schema", "with_schemas"]
 
 
 def with_schemas(recipe: Recipe, schemas: Mapping[str, Schema], frozen: Schema | None) -> Recipe:
@@ -66,6 +66,17 @@ def _refrozen(right: Schema, frozen: Schema, prefix: str) -> Schema:
         kept.name = feature.name
         features.append(kept)
     return make_schema(features, domains=frozen)
+
+
+def joined_columns(recipe: Recipe, schemas: Mapping[str, Schema]) -> set[str]:
+    """Return the columns of the final rows that come from joins, given the right schemas."""
+    joined = set()
+    for step in recipe.rows:
+        if isinstance(step, JoinAsOf):
+            keys = {*step.by, step.right_on or step.right.event_time}
+            names = step.columns or set(column_names(schemas[step.right.input_name])) - keys
+            joined |= {step.prefix + name for name in names}
+    return joined
 
 
 def rows_schema(recipe: Recipe) -> Schema:

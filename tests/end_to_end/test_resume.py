@@ -85,7 +85,7 @@ def test_killed_run_goes_on_to_the_same_result(
     stage: str, result: Result, recipe_file: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     command = [
-        *(sys.executable, "-m", "skewless.launch.command_line", "run", str(recipe_file)),
+        *(sys.executable, "-m", "skewless", "run", str(recipe_file)),
         *("--output", str(tmp_path)),
     ]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
