@@ -96,6 +96,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has seen enough, as in `skewless predict ... | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if options.debug:
+            traceback.print_exc()
+        sys.stderr.write(f"skewless: {error}\n")
+        return 1
     except KeyboardInterrupt:
         sys.stderr.write("skewless: stopped; the same command goes on where it stopped\n")
         return 130
@@ -131,6 +136,9 @@ def _check_paths(options: argparse.Namespace) -> None:
         path = getattr(options, name, None)
         if path is not None and not path.exists():
             raise RecipeError(f"{name.replace('_', '-')} {path}: there is no such file or folder")
+    output = getattr(options, "output", None)
+    if output is not None and ":/" in str(output):
+        raise RecipeError(f"--output {output}: expected a folder on this machine")
     rows = getattr(options, "rows", "-")
     if rows != "-" and not pathlib.Path(rows).is_file():
         raise RecipeError(f"rows {rows}: there is no such file")

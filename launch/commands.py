@@ -14,9 +14,10 @@ import absl.logging
 from skewless.errors import RecipeError, RunError
 from skewless.launch.display import Screen
 from skewless.launch.summary import show_comparisons, show_result
-from skewless.pipeline.artifacts import RunPaths, latest_run, read_manifest
+from skewless.pipeline.artifacts import RunPaths, digest_of, latest_run, read_manifest
+from skewless.pipeline.batch import read_rejected
 from skewless.pipeline.execution import Execution
-from skewless.pipeline.journey import STAGES, Journey, journey
+from skewless.pipeline.journey import STAGES, Journey, fingerprint, journey
 from skewless.pipeline.predicting import predict_lines
 from skewless.pipeline.recipe import Recipe, load_recipe
 from skewless.pipeline.rereading import verify_rows
@@ -35,10 +36,17 @@ def _stage(options: argparse.Namespace) -> int:
             options.output,
             run_id=options.run_id,
             until=until,
-            warm_start=options.warm_start and latest_run(options.warm_start),
-            baseline=options.baseline and latest_run(options.baseline),
+            warm_start=_run_at(options.warm_start, "--warm-start"),
+            baseline=_run_at(options.baseline, "--baseline"),
         )
     )
+
+
+def _run_at(path: pathlib.Path | None, argument: str) -> pathlib.Path | None:
+    """Return `path` if it is a run itself: the newest below it might be the one being made."""
+    if path is not None and not read_manifest(path):
+        raise RecipeError(f"{argument} {path}: not a run; expected <output>/<recipe>/<run id>")
+    return path
 
 
 def _travel(wanted: Journey) -> int:
@@ -105,26 +113,46 @@ def _recipe_of(paths: RunPaths) -> Recipe:
 def _replay(options: argparse.Namespace) -> int:
     paths = RunPaths(latest_run(options.run))
     manifest = read_manifest(paths.root)
+    if digest_of(fingerprint(_recipe_of(paths))) != manifest["identity"]["inputs_digest"]:
+        raise RunError(
+            f"the input has changed since the run {paths.root}, so rows have no longer the "
+            "offsets at which they were rejected; run the recipe again first"
+        )
     return _travel(
         Journey(
             pathlib.Path(manifest["recipe"]["file"]),
             paths.root.parent.parent,
-            repaired=_read_repaired(options.repaired),
+            repaired=_read_repaired(options.repaired, paths),
         )
     )
 
 
-def _read_repaired(path: pathlib.Path) -> tuple[Rejected, ...]:
+def _read_repaired(path: pathlib.Path, paths: RunPaths) -> tuple[Rejected, ...]:
+    """Return the repaired rows, each of which must be a rejected row of the run.
+
+    Rows that were repaired for the run itself stay repaired.
+    """
     files = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
-    repaired = [row for file in files for row in read_rejected_file(file)]
-    if not repaired:
+    given = [row for file in files for row in read_rejected_file(file)]
+    if not given:
         raise RecipeError(f"{path}: there is no repaired row; expected lines as in rejected/")
-    if joined := sorted({row.input for row in repaired if row.input}):
-        raise RecipeError(
-            f"{path}: rows of {', '.join(joined)} cannot be replayed, only those of the main "
-            "source; repair them in their own file"
-        )
-    return tuple(sorted(repaired))
+    earlier = read_rejected_file(paths.repaired) if paths.repaired.exists() else []
+    known = {(row.file, row.offset) for row in [*read_rejected(paths.rejected), *earlier]}
+    seen = set()
+    for row in given:
+        place = (row.file, row.offset)
+        where = f"{path}: the row at {row.offset} of {row.file}"
+        if row.input:
+            raise RecipeError(
+                f"{where} is of {row.input}; only rows of the main source can be replayed: "
+                "repair it in its own file"
+            )
+        if place not in known:
+            raise RecipeError(f"{where} was not rejected by {paths.root}; leave it out")
+        if place in seen:
+            raise RecipeError(f"{where} is there twice; leave one of the two out")
+        seen.add(place)
+    return tuple(sorted([*given, *(r for r in earlier if (r.file, r.offset) not in seen)]))
 
 
 def _quiet_libraries() -> None:

@@ -38,7 +38,8 @@ def export(
     not inputs. A missing value is written as `skewless.arrays` writes it.
 
     - `serving_default`: `examples` [rows] string, serialized raw `tf.train.Example`s.
-    - `predict_rows`: each raw column as a tensor of its name, [rows] or [rows, longest].
+    - `predict_rows`: each raw column as a tensor, [rows] or [rows, longest], by the name
+      that `skewless.arrays.argument_names` gives it.
     - `transform`: the same inputs, and the features as outputs; a feature of any number of
       values is `<name>/values` and `<name>/row_lengths`.
 

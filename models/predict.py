@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import tensorflow as tf
 
-from skewless.arrays import raw_arrays
+from skewless.arrays import argument_names, raw_arrays
 from skewless.errors import RecipeError
 from skewless.models.export import versions
 from skewless.models.inputs import parse_failure
@@ -59,6 +59,7 @@ class Predictor:
                 f"model {self.path} was not exported by skewless, or is damaged "
                 f"({' '.join(str(error).split())[:200]}); export it again"
             ) from None
+        self._arguments = argument_names(self.schema)
         self.name: str = about["name"]
         self.task: str = about["task"]
         self.class_names: tuple[str, ...] = tuple(about["class_names"])
@@ -102,7 +103,8 @@ class Predictor:
 
     def _call(self, function: Any, batch: pa.RecordBatch) -> Arrays:
         rows = raw_arrays(batch, self.schema)
-        return _arrays(function(**{name: tf.constant(array) for name, array in rows.items()}))
+        named = {self._arguments[name]: tf.constant(array) for name, array in rows.items()}
+        return _arrays(function(**named))
 
 
 def _arrays(tensors: Mapping[str, tf.Tensor]) -> Arrays:

@@ -10,10 +10,18 @@ import pathlib
 from typing import Any
 
 from skewless.errors import RunError
+from skewless.transforms.split import SPLITS
 
-__all__ = ["RunPaths", "digest_file", "digest_of", "latest_run", "read_manifest", "write_json"]
+__all__ = [
+    "SPLITS",
+    "RunPaths",
+    "digest_file",
+    "digest_of",
+    "latest_run",
+    "read_manifest",
+    "write_json",
+]
 
-SPLITS = ("train", "eval", "test")
 _MANIFEST = "manifest.json"
 
 
@@ -50,7 +58,7 @@ class RunPaths:
 
     @property
     def rejected(self) -> pathlib.Path:
-        """Rejected rows, `*.jsonl`."""
+        """Rejected rows: `rows/*.jsonl` before the graph, `transform/*.jsonl` by the graph."""
         return self.root / "rejected"
 
     @property

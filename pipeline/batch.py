@@ -70,7 +70,7 @@ def transform(
     run.perform(
         "rows",
         [run.key_of("schema"), split_on, repairs],
-        [paths.rows, paths.rejected / "rows"],
+        [paths.rows, paths.rejected],
         lambda work: _write_rows(RunPaths(work), typed, schema, execution, repaired),
     )
     run.perform(
@@ -82,7 +82,7 @@ def transform(
     result = run.perform(
         "examples",
         [run.key_of("analyze")],
-        [paths.examples, paths.rejected / "transform"],
+        [paths.examples],
         lambda work: _write_examples(RunPaths(work), run, recipe, execution),
     )
     ledger = Ledger.from_json(result["ledger"])
@@ -251,16 +251,14 @@ def _common_reasons(made: RunPaths) -> str:
     """Return the most common reasons of rejection, for an error message."""
     reasons = Counter(
         f'column "{row.column}": {row.reason}' if row.column else row.reason
-        for row in read_rejected(made)
+        for row in read_rejected(made.rejected)
     )
     return "; ".join(f"{n:,} x {why}" for why, n in reasons.most_common(_WORDS_SHOWN))
 
 
-def read_rejected(paths: RunPaths) -> list[Rejected]:
-    """Return every rejected row of a run."""
-    return [
-        row for file in sorted(paths.rejected.rglob("*.jsonl")) for row in read_rejected_file(file)
-    ]
+def read_rejected(folder: pathlib.Path) -> list[Rejected]:
+    """Return every rejected row in a folder and those below it."""
+    return [row for file in sorted(folder.rglob("*.jsonl")) for row in read_rejected_file(file)]
 
 
 def _analyze(
@@ -301,8 +299,12 @@ def _write_examples(
 ) -> dict[str, Any]:
     """Do the stage `examples`; return the ledger with what the graph itself rejected."""
     paths = run.paths
-    rejected = made.rejected / "transform"
+    # Beside the rows, not in this stage's folder: a part is cut when its rows are written
+    # down there, and from then on that is the only place that knows them.
+    rejected = paths.rejected / "transform"
     rejected.mkdir(parents=True, exist_ok=True)
+    for unfinished in [*paths.rows.rglob(".*"), *made.examples.rglob(".*")]:
+        unfinished.unlink()
     parts = [str(part) for split in SPLITS for part in paths.row_parts(split)]
     for split in SPLITS:
         (made.examples / split).mkdir(parents=True, exist_ok=True)
@@ -313,7 +315,7 @@ def _write_examples(
     )
     main = recipe.source.input_name
     before = Ledger.from_json(run.manifest["stages"]["rows"]["result"]["ledger"])
-    lost = Counter(row.step for row in read_rejected(made))
+    lost = Counter(row.step for row in read_rejected(rejected))
     entries = [entry for entry in before.entries() if entry[1] != "written"]
     entries += [entry for entry in before.entries() if entry[0] != main and entry[1] == "written"]
     entries += [(main, "rejected", step, n) for step, n in lost.items()]
@@ -322,7 +324,7 @@ def _write_examples(
         entries.append((main, "written", split, rows))
     ledger = Ledger.of(entries)
     ledger.check()
-    _check_rows(ledger, main, recipe.max_rejected, made)
+    _check_rows(ledger, main, recipe.max_rejected, paths)
     return {"ledger": ledger.to_json()}
 
 

@@ -22,6 +22,7 @@ from skewless.pipeline.recipe import Recipe, load_recipe
 from skewless.pipeline.stages import Display, Run
 from skewless.pipeline.training import evaluate_model, export_model, train_model
 from skewless.transforms.rows import Rejected
+from skewless.transforms.sinks.files import whole_file
 from skewless.transforms.sinks.rejected import rejected_to_json
 
 __all__ = ["STAGES", "Journey", "Result", "fingerprint", "journey"]
@@ -108,20 +109,22 @@ def _opened(wanted: Journey, recipe: Recipe, display: Display) -> Iterator[Run]:
     }
     run_id = wanted.run_id or digest_of(identity)[:12]
     root = wanted.output / recipe.name / run_id
-    with Run.open(root, display, identity) as run:
+    versions = {
+        "skewless": __version__,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
+    with Run.open(root, display, identity, versions) as run:
         run.manifest.update(
             inputs=inputs,
-            recipe={"file": str(wanted.recipe), "definition": recipe.describe()},
+            recipe={"file": str(wanted.recipe.resolve()), "definition": recipe.describe()},
             seed=recipe.seed,
-            versions={
-                "skewless": __version__,
-                "python": platform.python_version(),
-                **{name: importlib.metadata.version(name) for name in _PACKAGES},
-            },
+            versions=versions,
         )
         if wanted.repaired and not run.paths.repaired.exists():
             lines = "".join(f"{rejected_to_json(row)}\n" for row in wanted.repaired)
-            run.paths.repaired.write_text(lines, encoding="utf-8")
+            with whole_file(run.paths.repaired) as path:
+                path.write_text(lines, encoding="utf-8")
         yield run
 
 

@@ -10,7 +10,9 @@ from typing import Any
 
 from skewless.models.predict import Predictor
 from skewless.pipeline.artifacts import RunPaths
+from skewless.schema import arrow_type, is_required, make_feature, make_schema
 from skewless.transforms.parse import parse_json_rows
+from skewless.transforms.validate import validate_rows
 
 __all__ = ["model_directory", "predict_lines"]
 
@@ -32,11 +34,17 @@ def predict_lines(model: pathlib.Path, lines: Iterable[bytes], name: str) -> Ite
         name: What the lines are called in an error.
     """
     predictor = Predictor(str(model_directory(model)))
+    needed = make_schema(
+        make_feature(f.name, arrow_type(f), required=True)
+        for f in predictor.schema.feature
+        if is_required(f)
+    )
     rest = iter(lines)
     while chunk := list(islice(rest, _BATCH_ROWS)):
         rows = [line for line in chunk if line.strip()]
-        kept, rejected, _ = parse_json_rows(rows, predictor.schema, name, list(range(len(rows))))
-        failed = {row.offset: row for row in rejected}
+        parsed = parse_json_rows(rows, predictor.schema, name, list(range(len(rows))))
+        kept, incomplete, _ = validate_rows(parsed.kept, needed)
+        failed = {row.offset: row for row in [*parsed.rejected, *incomplete]}
         outputs = predictor.predict(kept) if kept.num_rows else {}
         answers = _by_row(outputs)
         for at in range(len(rows)):

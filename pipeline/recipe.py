@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.util
-import inspect
 import os
 import pathlib
+import pickle
 import re
 import sys
 import traceback
@@ -20,6 +21,7 @@ from google.protobuf.message import Message
 from skewless.errors import RecipeError, SkewlessError
 from skewless.models.networks import Dnn, Linear, WideAndDeep
 from skewless.pipeline.artifacts import digest_of
+from skewless.pipeline.code import source_of
 from skewless.schema import Schema, format_schema
 from skewless.transforms.evaluation import Evaluation
 from skewless.transforms.features.columns import LABEL, Column, Label
@@ -28,6 +30,8 @@ from skewless.transforms.split import SplitByHash, SplitByTime
 __all__ = ["Recipe", "load_recipe"]
 
 Network = Linear | Dnn | WideAndDeep
+
+_recipe_folders: set[str] = set()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,8 +152,11 @@ def _canonical(value: Any) -> Any:
         return value
     if isinstance(value, Message):
         return format_schema(value)
-    if isinstance(value, pc.Expression | os.PathLike):
+    if isinstance(value, os.PathLike):
         return str(value)
+    if isinstance(value, pc.Expression):
+        # Its text leaves out the middle of a long list.
+        return [str(value), hashlib.sha256(pickle.dumps(value)).hexdigest()]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return [type(value).__name__, _fields(value, [f.name for f in dataclasses.fields(value)])]
     if isinstance(value, Mapping):
@@ -157,10 +164,7 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, list | tuple | set | frozenset):
         return [_canonical(v) for v in value]
     if callable(value):
-        # The module's whole text: a function may lean on anything that stands beside it.
-        module = inspect.getmodule(value)
-        source = inspect.getsource(module) if module else inspect.getsource(value)
-        return [f"{value.__module__}.{value.__qualname__}", source]
+        return [getattr(value, "__qualname__", type(value).__name__), source_of(value)]
     return repr(value)
 
 
@@ -200,6 +204,7 @@ def _run_file(file: pathlib.Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise RecipeError(f"{file}: not a Python file; expected a name that ends in .py")
     module = importlib.util.module_from_spec(spec)
+    _forget_other_recipes(folder)
     sys.path.insert(0, folder)
     try:
         # Beam pickles a user's functions by reference, so the module must be findable.
@@ -215,6 +220,16 @@ def _run_file(file: pathlib.Path) -> ModuleType:
     finally:
         sys.path.remove(folder)
     return module
+
+
+def _forget_other_recipes(folder: str) -> None:
+    """Forget the helper modules of recipes in other folders: theirs may have the same names."""
+    others = _recipe_folders - {folder}
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file and str(pathlib.Path(file).resolve().parent) in others:
+            del sys.modules[name]
+    _recipe_folders.add(folder)
 
 
 def _line_of(error: Exception, file: pathlib.Path) -> int:

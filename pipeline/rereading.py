@@ -37,7 +37,7 @@ def verify_rows(paths: RunPaths, recipe: Recipe, execution: Execution) -> Compar
     typed, schema = typed_recipe(recipe, paths)
     repaired = tuple(read_rejected_file(paths.repaired)) if paths.repaired.exists() else ()
     # What the graph rejected left the rows after they were read.
-    later = {(r.file, r.offset) for r in read_rejected(paths) if r.step == "ApplyTransform"}
+    later = {(r.file, r.offset) for r in read_rejected(paths.rejected / "transform")}
     comparison = Comparison("source, read again", features=len(schema.feature))
     with tempfile.TemporaryDirectory() as folder:
         execution.run(WriteRows(ReadRows(typed, schema, repaired), folder))

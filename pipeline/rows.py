@@ -37,7 +37,7 @@ def with_schemas(recipe: Recipe, schemas: Mapping[str, Schema], frozen: Schema |
         if isinstance(step, JoinAsOf):
             right = schemas[step.right.input_name]
             if frozen is not None:
-                right = _refrozen(right, frozen, step.prefix)
+                right = _refrozen(right, frozen, step)
             step = dataclasses.replace(
                 step,
                 right=dataclasses.replace(step.right, schema=right),
@@ -56,11 +56,12 @@ def with_schemas(recipe: Recipe, schemas: Mapping[str, Schema], frozen: Schema |
     return dataclasses.replace(recipe, source=source, rows=tuple(steps), split=split)
 
 
-def _refrozen(right: Schema, frozen: Schema, prefix: str) -> Schema:
+def _refrozen(right: Schema, frozen: Schema, step: JoinAsOf) -> Schema:
     """Return the right side's schema with what `frozen` says of its joined columns."""
     features = []
     for feature in right.feature:
-        held = find_feature(frozen, prefix + feature.name)
+        joined = feature.name in (step.columns or column_names(right))
+        held = find_feature(frozen, step.prefix + feature.name) if joined else None
         kept = type(feature)()
         kept.CopyFrom(held if held is not None else feature)
         kept.name = feature.name

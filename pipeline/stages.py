@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
-from skewless import __version__, progress
+from skewless import progress
 from skewless.errors import RunError
 from skewless.pipeline.artifacts import RunPaths, digest_of, read_manifest, write_json
 from skewless.transforms.sinks.files import is_disk_full, write_error
@@ -54,16 +54,25 @@ class Run:
     paths: RunPaths
     display: Display
     manifest: dict[str, Any]
+    versions: dict[str, str]
+    _met: set[str] = dataclasses.field(default_factory=set)
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, root: pathlib.Path, display: Display, identity: dict[str, Any]) -> Iterator[Run]:
+    def open(
+        cls,
+        root: pathlib.Path,
+        display: Display,
+        identity: dict[str, Any],
+        versions: dict[str, str],
+    ) -> Iterator[Run]:
         """Open a run directory for writing, alone.
 
         Args:
             root: The directory; made when absent.
             display: Told of every stage.
             identity: What the run is a run of; must be the same as long as it lives.
+            versions: Of the packages; a stage that was done with others is done anew.
 
         Raises:
             RunError: If the directory holds another recipe's run or something else, or
@@ -72,10 +81,10 @@ class Run:
         paths = RunPaths(root)
         manifest = read_manifest(root)
         if manifest and manifest.get("identity") != identity:
-            held = manifest.get("identity", {})
+            other = manifest.get("identity", {})
             raise RunError(
-                f"{root} holds another run (recipe {held.get('recipe')}, digest "
-                f"{str(held.get('recipe_digest'))[:12]}); choose another --run-id or --output"
+                f"{root} holds another run (recipe {other.get('recipe')}, digest "
+                f"{str(other.get('recipe_digest'))[:12]}); choose another --run-id or --output"
             )
         if not manifest and not paths.work.exists() and root.exists() and any(root.iterdir()):
             raise RunError(f"{root} is not empty and not a run; choose another --output")
@@ -88,8 +97,8 @@ class Run:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise RunError(f"{root}: another process is writing to this run") from None
-            run = cls(paths, display, manifest or {"identity": identity, "stages": {}})
-            yield run
+            held = manifest or {"identity": identity, "stages": {}}
+            yield cls(paths, display, held, versions)
 
     def perform(
         self, stage: str, depends_on: Any, outputs: Sequence[pathlib.Path], work: Work
@@ -109,8 +118,9 @@ class Run:
         Returns:
             What the work returned, this time or the last.
         """
-        key = digest_of({"depends_on": depends_on, "version": __version__})
+        key = digest_of({"depends_on": depends_on, "versions": self.versions})
         done = self.manifest["stages"].get(stage)
+        self._met.add(stage)
         if done and done["key"] == key and all(path.exists() for path in outputs):
             self.display.skip(stage)
             result: dict[str, Any] = done["result"]
@@ -127,7 +137,7 @@ class Run:
             result = work(folder)
             self._publish(stage, key, folder, outputs, result, time.monotonic() - started)
         except OSError as error:
-            if not is_disk_full(error):
+            if not is_disk_full(error) and not isinstance(error, PermissionError):
                 raise
             raise write_error(pathlib.Path(error.filename or folder), error) from error
         self.display.finish(stage, time.monotonic() - started)
@@ -142,8 +152,12 @@ class Run:
         result: dict[str, Any],
         seconds: float,
     ) -> None:
-        # Forget the old result first: a kill from here on means the stage is done anew.
-        if self.manifest["stages"].pop(stage, None):
+        # Forget the old result first: a kill from here on means the stage is done anew. And
+        # the later ones: they were made from outputs that were lost, not from these.
+        stages = self.manifest["stages"]
+        if stages.pop(stage, None):
+            for later in set(stages) - self._met:
+                del stages[later]
             write_json(self.paths.manifest, self.manifest)
         for path in outputs:
             made = folder / path.relative_to(self.paths.root)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import pathlib
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow_transform as tft
@@ -22,16 +21,15 @@ from skewless.errors import RunError
 from skewless.models.export import export
 from skewless.models.predict import Predictor
 from skewless.models.train import train
-from skewless.pipeline.artifacts import RunPaths, write_json
+from skewless.pipeline.artifacts import RunPaths, digest_file, write_json
 from skewless.pipeline.execution import Execution
 from skewless.pipeline.json_rows import json_rows
 from skewless.pipeline.recipe import Recipe
 from skewless.pipeline.stages import Run
 from skewless.schema import parse_schema
 from skewless.transforms.apply import load_transform
-from skewless.transforms.evaluation.decision import LABEL, PREDICTION, decide
-from skewless.transforms.evaluation.evaluate import Evaluate
-from skewless.transforms.predict import Predict, PredictBatch
+from skewless.transforms.evaluation.decision import decide
+from skewless.transforms.evaluation.evaluate import Evaluate, join_predictions
 from skewless.transforms.sources.parquet import ReadParquet
 
 __all__ = ["evaluate_model", "export_model", "train_model"]
@@ -52,9 +50,10 @@ def train_model(run: Run, recipe: Recipe, warm_start: pathlib.Path | None = None
     earlier = _keras_file(RunPaths(warm_start)) if warm_start else None
     if earlier and not earlier.exists():
         raise RunError(f"--warm-start {warm_start}: there is no trained model in that run")
+    started = digest_file(earlier) if earlier else None
     run.perform(
         "train",
-        [run.key_of("examples"), recipe.describe("model", "seed", "label"), str(earlier)],
+        [run.key_of("examples"), recipe.describe("model", "seed", "label"), started],
         [paths.training],
         lambda work: _train(RunPaths(work), paths, recipe, earlier),
     )
@@ -115,18 +114,20 @@ def _export(made: RunPaths, run: Run, recipe: Recipe) -> dict[str, Any]:
         directory=str(made.model),
         version=version,
         name=recipe.name,
-        class_names=_class_names(run.paths, recipe.label_key),
+        class_names=_class_names(run.paths, recipe.label_key, trained["classes"]),
     )
     _write_sample(made.sample, run.paths, made.model / str(version))
     return {"version": version}
 
 
-def _class_names(paths: RunPaths, label: str) -> list[str] | None:
-    """Return the names of a text label's classes: its vocabulary, and one for all others."""
+def _class_names(paths: RunPaths, label: str, classes: int | None) -> list[str] | None:
+    """Return the names of a text label's classes: its vocabulary, and one for others if any."""
     graph = tft.TFTransformOutput(str(paths.transform_graph))
     if graph.vocabulary_file_by_name(label) is None:
         return None
-    return [name.decode("utf-8", "replace") for name in graph.vocabulary_by_name(label)] + [_OTHER]
+    names = [name.decode("utf-8", "replace") for name in graph.vocabulary_by_name(label)]
+    names += [_OTHER] * ((classes or 0) - len(names))
+    return names if len(names) == classes else None
 
 
 def _write_sample(path: pathlib.Path, run: RunPaths, model: pathlib.Path) -> None:
@@ -181,7 +182,7 @@ def _evaluate(
     execution.run(
         _EvaluateRows(
             ReadParquet(parts, schema=schema),
-            Predict(_load_scorer, (model, str(paths.transform_graph), recipe.label_key)),
+            _Scorer(model, str(paths.transform_graph), recipe.label_key, recipe.evaluation.slices),
             Evaluate(
                 str(made.evaluation),
                 trained["task"],
@@ -197,22 +198,35 @@ def _evaluate(
     return {"metrics": metrics, "blessing": decided}
 
 
+@dataclasses.dataclass(frozen=True)
+class _Scorer:
+    """The labels and predictions of raw rows, as `Evaluate` takes them."""
+
+    model: str
+    transform_graph: str
+    label: str
+    slices: Sequence[Sequence[str]]
+
+    def score(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        features = load_transform(self.transform_graph)(batch)
+        labels = features.column(self.label).flatten().to_numpy(zero_copy_only=False)
+        predictions = _predictor(self.model).predict(batch)["prediction"]
+        return join_predictions(batch, labels, predictions, self.slices)
+
+
+@functools.lru_cache(maxsize=1)
+def _predictor(model: str) -> Predictor:
+    # A bundle is given a new scorer; loading the model takes half a second.
+    return Predictor(model)
+
+
 @dataclasses.dataclass(eq=False)
 class _EvaluateRows(beam.PTransform):  # type: ignore[misc]
     read: ReadParquet
-    predict: Predict
+    scorer: _Scorer
     evaluate: Evaluate
 
     def expand(self, begin: beam.pvalue.PBegin) -> Any:
-        return (begin | "ReadTest" >> self.read).rows | self.predict | self.evaluate
-
-
-def _load_scorer(model: str, transform_graph: str, label: str) -> PredictBatch:
-    """Return the function from raw rows to their labels and the model's predictions."""
-    predictor, transform = Predictor(model), load_transform(transform_graph)
-
-    def score(batch: pa.RecordBatch) -> dict[str, npt.NDArray[Any]]:
-        labels = transform(batch).column(label).flatten().to_numpy(zero_copy_only=False)
-        return {LABEL: labels, PREDICTION: np.asarray(predictor.predict(batch)["prediction"])}
-
-    return score
+        rows = (begin | "ReadTest" >> self.read).rows
+        scored = rows | "Score" >> beam.Map(self.scorer.score).with_output_types(pa.RecordBatch)
+        return scored | self.evaluate

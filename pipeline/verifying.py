@@ -18,7 +18,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from skewless import progress
-from skewless.arrays import raw_arrays
+from skewless.arrays import argument_names, raw_arrays
 from skewless.errors import RunError
 from skewless.pipeline.artifacts import SPLITS, RunPaths
 from skewless.pipeline.json_rows import json_rows
@@ -90,9 +90,9 @@ def verify_features(
         RunError: If rows and examples do not have the same parts and numbers of rows.
     """
     model = paths.newest_model()
-    transform = _load_transform(str(model))
     schema_file = model / "assets.extra" / "schema.pbtxt"
     schema = parse_schema(schema_file.read_text(), str(schema_file))
+    transform = _load_transform(str(model), schema)
     spec = tft.TFTransformOutput(str(paths.transform_graph)).transformed_feature_spec()
     spec.pop(label, None)
     found = [Comparison(_way(size), features=len(spec)) for size in batch_sizes]
@@ -115,12 +115,14 @@ def _way(size: int | None) -> str:
     return "SavedModel, all at once" if size is None else f"SavedModel, batches of {size:,}"
 
 
-def _load_transform(model: str) -> Transform:
+def _load_transform(model: str, schema: Schema) -> Transform:
     loaded = tf.saved_model.load(model)
+    arguments = argument_names(schema)
 
     def transform(raw: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
         # Through `loaded`, which must live as long as its signatures.
-        features: Mapping[str, tf.Tensor] = loaded.signatures["transform"](**raw)
+        named = {arguments[name]: value for name, value in raw.items()}
+        features: Mapping[str, tf.Tensor] = loaded.signatures["transform"](**named)
         return features
 
     return transform

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import keyword
+import re
 from typing import Any
 
 import numpy as np
@@ -11,9 +14,52 @@ import pyarrow.compute as pc
 from tensorflow_metadata.proto.v0 import schema_pb2
 
 from skewless.errors import RecipeError, no_such_column
-from skewless.schema import Feature, Schema, arrow_type, is_list, missing_int
+from skewless.schema import Feature, Schema, arrow_type, column_names, is_list, missing_int
 
-__all__ = ["raw_array", "raw_arrays"]
+__all__ = ["argument_names", "raw_array", "raw_arrays"]
+
+# What TensorFlow takes for the name of an argument, and keeps as it is.
+_ARGUMENT = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+
+
+def argument_names(schema: Schema) -> dict[str, str]:
+    """Return what each raw column is called as an argument of a SavedModel's signature.
+
+    A column whose name is an identifier of ASCII characters keeps it. Elsewhere `_` stands
+    for every other character, after `arg_` where the name does not begin with a letter or
+    is a word of Python. Names that are alike, upper and lower case taken as one as
+    TensorFlow does, get a number.
+
+    Args:
+        schema: The raw columns; their order does not matter.
+
+    Returns:
+        The name of the argument for each column's name.
+
+    >>> from skewless.schema import make_feature, make_schema
+    >>> names = ["trip miles", "a-b", "a_b", "1st"]
+    >>> argument_names(make_schema(make_feature(n, pa.int64(), required=True) for n in names))
+    {'a_b': 'a_b', '1st': 'arg_1st', 'a-b': 'a_b_2', 'trip miles': 'trip_miles'}
+    """
+    names = sorted(column_names(schema))
+    kept: dict[str, str] = {}
+    for name in names:
+        if _is_argument(name):
+            kept.setdefault(name.lower(), name)
+    arguments, taken = {name: name for name in kept.values()}, set(kept)
+    for name in names:
+        if name not in arguments:
+            plain = re.sub(r"[^A-Za-z0-9_]", "_", name)
+            plain = plain if _is_argument(plain) else f"arg_{plain}"
+            numbered = (f"{plain}_{number}" for number in itertools.count(2))
+            tried = itertools.chain([plain], numbered)
+            arguments[name] = next(one for one in tried if one.lower() not in taken)
+            taken.add(arguments[name].lower())
+    return arguments
+
+
+def _is_argument(name: str) -> bool:
+    return bool(_ARGUMENT.fullmatch(name)) and name != "self" and not keyword.iskeyword(name)
 
 
 def raw_arrays(batch: pa.RecordBatch, schema: Schema) -> dict[str, npt.NDArray[Any]]:

@@ -19,6 +19,7 @@ import tensorflow as tf
 from tensorflow_transform.saved import saved_transform_io_v2
 from tensorflow_transform.tf_metadata import schema_utils
 
+from skewless.arrays import argument_names
 from skewless.errors import RecipeError
 from skewless.schema import Schema, find_feature, missing_int, parse_schema
 
@@ -84,13 +85,18 @@ class TransformGraph(tf.Module):  # type: ignore[misc]
         }
 
     def row_signature(self) -> dict[str, tf.TensorSpec]:
-        """Return the spec of each named raw tensor: [rows], or [rows, longest] for lists."""
+        """Return the spec of each raw tensor: [rows], or [rows, longest] for lists.
+
+        The keys are the columns' names; the specs have those of `argument_names`, by which
+        a signature is called.
+        """
         specs = {}
+        arguments = argument_names(self.raw_schema)
         for name, spec in self.feature_spec.items():
             feature = find_feature(self.raw_schema, name)
             listed = feature is not None and _rank(feature, spec) == 2
             shape = [None, None] if listed else [None]
-            specs[name] = tf.TensorSpec(shape, spec.dtype, name=name)
+            specs[name] = tf.TensorSpec(shape, spec.dtype, name=arguments[name])
         return specs
 
     def from_rows(self, rows: Tensors) -> dict[str, Any]:
@@ -120,7 +126,7 @@ class TransformGraph(tf.Module):  # type: ignore[misc]
         rows = _row_count(inputs)
         padded = pad_rows(inputs, self._pad_to)
         features = self._loader.apply_transform_model(padded)
-        return {name: slice_rows(features[name], rows) for name in self.outputs}
+        return {name: _settle(slice_rows(features[name], rows)) for name in self.outputs}
 
 
 def pad_rows(inputs: Tensors, multiple: int) -> dict[str, Any]:
@@ -212,6 +218,13 @@ def _as_spec(value: tf.Tensor, spec: Any, missing: int | None) -> Any:
     where = tf.where(_is_present(matrix, missing))
     values, shape = tf.gather_nd(matrix, where), tf.shape(matrix, out_type=tf.int64)
     return _without_holes(tf.SparseTensor(where, values, shape))
+
+
+def _settle(feature: Any) -> Any:
+    """Return a feature as a tf.Example holds it: without the places that a function left out."""
+    if isinstance(feature, tf.SparseTensor) and feature.shape.rank == 2:
+        return _without_holes(feature)
+    return feature
 
 
 def _without_holes(value: tf.SparseTensor) -> tf.SparseTensor:

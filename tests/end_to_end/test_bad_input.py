@@ -103,7 +103,7 @@ def test_rejected_row_says_where_and_why(
 ) -> None:
     text = (dirty.paths.root.parents[2] / "rows.csv").read_bytes()
     start = identity.encode() + b","
-    (row,) = [r for r in read_rejected(dirty.paths) if text[r.offset :].startswith(start)]
+    (row,) = [r for r in read_rejected(dirty.paths.rejected) if text[r.offset :].startswith(start)]
     assert row.file.endswith("rows.csv")
     assert row.column == column
     assert words in row.reason
@@ -111,7 +111,7 @@ def test_rejected_row_says_where_and_why(
 
 
 def test_invalid_utf8_is_kept_byte_by_byte(dirty: Result) -> None:
-    (row,) = [r for r in read_rejected(dirty.paths) if "UTF-8" in r.reason]
+    (row,) = [r for r in read_rejected(dirty.paths.rejected) if "UTF-8" in r.reason]
     assert row.column == "kind"
     lines = "".join(p.read_text() for p in dirty.paths.rejected.rglob("*.jsonl")).splitlines()
     (stored,) = [json.loads(x) for x in lines if json.loads(x)["offset"] == row.offset]

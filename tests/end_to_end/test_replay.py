@@ -58,6 +58,6 @@ def test_replay_puts_repaired_rows_in_place(tmp_path: pathlib.Path) -> None:
     ledger = Ledger.from_json(read_manifest(run)["ledger"])
     assert ledger.total("rows", "read") == 1000
     assert ledger.total("rows", "written") == 999
-    (still,) = read_rejected(RunPaths(run))
+    (still,) = read_rejected(RunPaths(run).rejected)
     assert still.value == "huge"
     assert main(["verify", str(run), "--batch-sizes", "7,all"]) == 0

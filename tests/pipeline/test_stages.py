@@ -9,6 +9,7 @@ from skewless.pipeline.artifacts import RunPaths, read_manifest
 from skewless.pipeline.stages import Quiet, Run
 
 IDENTITY = {"recipe": "r", "recipe_digest": "d"}
+VERSIONS = {"skewless": "0"}
 
 
 class Work:
@@ -27,7 +28,7 @@ class Work:
 
 
 def perform(root: pathlib.Path, work: Work, depends_on: str = "a") -> dict[str, Any]:
-    with Run.open(root, Quiet(), IDENTITY) as run:
+    with Run.open(root, Quiet(), IDENTITY, VERSIONS) as run:
         return run.perform("examples", depends_on, [run.paths.examples], work)
 
 
@@ -64,22 +65,25 @@ def test_failed_stage_publishes_nothing_and_keeps_its_folder(tmp_path: pathlib.P
 
 def test_directory_of_another_run_is_refused(tmp_path: pathlib.Path) -> None:
     perform(tmp_path, Work())
-    other = Run.open(tmp_path, Quiet(), {**IDENTITY, "recipe_digest": "other"})
+    other = Run.open(tmp_path, Quiet(), {**IDENTITY, "recipe_digest": "other"}, VERSIONS)
     with pytest.raises(RunError, match="holds another run"), other:
         pass
 
 
 def test_directory_that_is_no_run_is_refused(tmp_path: pathlib.Path) -> None:
     (tmp_path / "thesis.txt").write_text("all of it")
-    with pytest.raises(RunError, match="not empty"), Run.open(tmp_path, Quiet(), IDENTITY):
+    with (
+        pytest.raises(RunError, match="not empty"),
+        Run.open(tmp_path, Quiet(), IDENTITY, VERSIONS),
+    ):
         pass
 
 
 def test_two_writers_are_refused(tmp_path: pathlib.Path) -> None:
     with (
-        Run.open(tmp_path, Quiet(), IDENTITY),
+        Run.open(tmp_path, Quiet(), IDENTITY, VERSIONS),
         pytest.raises(RunError, match="another process"),
-        Run.open(tmp_path, Quiet(), IDENTITY),
+        Run.open(tmp_path, Quiet(), IDENTITY, VERSIONS),
     ):
         pass
 

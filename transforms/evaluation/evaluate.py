@@ -64,7 +64,9 @@ class Evaluate(beam.PTransform):  # type: ignore[misc]
         """Wire slicing, TFMA's metrics and both writers."""
         config = eval_config(self.task, self.classes, self.slices)
         evaluator = tfma.evaluators.MetricsPlotsAndValidationsEvaluator(config, run_after=None)
-        to_extracts = functools.partial(slice_extracts, slices=self.slices, task=self.task)
+        to_extracts = functools.partial(
+            slice_extracts, slices=self.slices, task=self.task, classes=self.classes
+        )
         evaluation = (
             batches
             | "SliceRows" >> beam.FlatMap(to_extracts)
@@ -118,7 +120,7 @@ def join_predictions(
 
 
 def slice_extracts(
-    batch: pa.RecordBatch, slices: Sequence[Sequence[str]], task: str
+    batch: pa.RecordBatch, slices: Sequence[Sequence[str]], task: str, classes: int = 2
 ) -> Iterator[Extracts]:
     """Yield all rows of a batch as one TFMA extract, then the rows of each slice as one.
 
@@ -126,14 +128,17 @@ def slice_extracts(
         batch: Rows as `join_predictions` gives them.
         slices: The columns of each slice.
         task: As for `Evaluate`.
+        classes: As for `Evaluate`.
 
     Raises:
-        RunError: If a label or prediction is missing, not finite, or not a probability.
+        RunError: If a label or prediction is missing or not finite, a label is none of the
+            classes, or a prediction is not a probability.
         RecipeError: If a column to slice by is a list.
     """
     label = _finite(batch, LABEL)
     prediction: npt.NDArray[Any] = _finite(batch, PREDICTION)
     if task != "regression":
+        _check_classes(label, task, classes if task == "multiclass" else 2)
         if prediction.size and not (prediction.min() >= 0 and prediction.max() <= 1):
             raise RunError(
                 f"Evaluate: a prediction is {prediction.min():g} or {prediction.max():g}; "
@@ -188,6 +193,17 @@ def _finite(batch: pa.RecordBatch, name: str) -> npt.NDArray[np.float32]:
             "is missing or not finite; " + _REPAIRS[name]
         )
     return array.reshape(batch.num_rows, -1) if listed and batch.num_rows else array
+
+
+def _check_classes(label: npt.NDArray[np.float32], task: str, classes: int) -> None:
+    other = label[(label < 0) | (label >= classes)]
+    if other.size:
+        raise RunError(
+            f"Evaluate: {other.size} of {label.size} rows have a label that is none of the "
+            f"{classes} classes, such as {other[0]:.9g}; expected 0 to {classes - 1} for this "
+            f"{task} model; give every class rows to train on, or drop such rows with Where "
+            "before the split"
+        )
 
 
 _REPAIRS = {
