@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import pathlib
+import re
 import sys
 import tempfile
 import traceback
@@ -46,7 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="LIST",
         help="rows in one call of the SavedModel (default: %(default)s)",
     )
-    verify.add_argument("--limit", type=int, metavar="N", help="compare N rows of each part")
+    verify.add_argument("--limit", type=_rows, metavar="N", help="compare N rows of each part")
     verify.add_argument(
         "--rows-only-from-run", action="store_true", help="do not read the source again"
     )
@@ -70,6 +71,12 @@ def _add_stage(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--baseline", type=pathlib.Path, metavar="RUN", help="compare the metrics with RUN's"
     )
+
+
+def _rows(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of rows; expected 1 or more")
+    return int(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -139,6 +146,11 @@ def _check_paths(options: argparse.Namespace) -> None:
     output = getattr(options, "output", None)
     if output is not None and ":/" in str(output):
         raise RecipeError(f"--output {output}: expected a folder on this machine")
+    if output is not None and output.exists() and not output.is_dir():
+        raise RecipeError(f"--output {output}: this is a file; expected a folder")
+    run_id = getattr(options, "run_id", None)
+    if run_id is not None and not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", run_id):
+        raise RecipeError(f'--run-id "{run_id}": expected letters, digits, "-", "_" and "." only')
     rows = getattr(options, "rows", "-")
     if rows != "-" and not pathlib.Path(rows).is_file():
         raise RecipeError(f"rows {rows}: there is no such file")

@@ -36,17 +36,10 @@ def _stage(options: argparse.Namespace) -> int:
             options.output,
             run_id=options.run_id,
             until=until,
-            warm_start=_run_at(options.warm_start, "--warm-start"),
-            baseline=_run_at(options.baseline, "--baseline"),
+            warm_start=options.warm_start,
+            baseline=options.baseline,
         )
     )
-
-
-def _run_at(path: pathlib.Path | None, argument: str) -> pathlib.Path | None:
-    """Return `path` if it is a run itself: the newest below it might be the one being made."""
-    if path is not None and not read_manifest(path):
-        raise RecipeError(f"{argument} {path}: not a run; expected <output>/<recipe>/<run id>")
-    return path
 
 
 def _travel(wanted: Journey) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from skewless.models.inputs import IDS, NUMBERS, STANDARD, Inputs, Scale
+from skewless.models.inputs import IDS, NUMBERS, STANDARD, Inputs, Scale, scope_name
 from skewless.models.networks import Dnn, Linear, Network, Task, WideAndDeep
 
 __all__ = ["build", "compile_model"]
@@ -152,7 +152,7 @@ def _embedded(
             width(size),
             embeddings_initializer=initializer,
             embeddings_regularizer=_l2(network),
-            name=prefix + name.replace("/", "."),
+            name=prefix + scope_name(name),
         )
 
     parts = [tensors.get(NUMBERS)]

@@ -27,6 +27,7 @@ __all__ = [
     "Scale",
     "parse_failure",
     "read_inputs",
+    "scope_name",
 ]
 
 NUMBERS = "numbers"
@@ -56,7 +57,7 @@ class Column:
     def list_name(self) -> str:
         """The name of its own packed tensor, if it is of the kind `ids`."""
         # Keras keeps "/" for the paths of its variables.
-        return "list_" + self.name.replace("/", ".")
+        return "list_" + scope_name(self.name)
 
 
 class Scale(NamedTuple):
@@ -213,3 +214,8 @@ def _width(spec: Any) -> int:
     for size in spec.shape:
         width *= size
     return width
+
+
+def scope_name(name: str) -> str:
+    """Return a feature's name in the characters that TensorFlow allows, no two the same."""
+    return re.sub(r"[^A-Za-z0-9_.]", lambda found: f"-{ord(found[0]):x}-", name)

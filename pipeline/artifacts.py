@@ -133,17 +133,22 @@ def read_manifest(root: pathlib.Path) -> dict[str, Any]:
 
 
 def latest_run(directory: pathlib.Path) -> pathlib.Path:
-    """Return the run that `directory` is, or the newest run below it.
+    """Return the run that `directory` is, or the newest run below it, finished ones first.
 
     Raises:
         RunError: If there is no run there.
     """
     if (directory / _MANIFEST).exists():
         return directory
-    runs = sorted(directory.rglob(_MANIFEST), key=lambda path: path.stat().st_mtime)
+    runs = [path.parent for path in directory.rglob(_MANIFEST)]
     if not runs:
         raise RunError(f"{directory}: there is no run here; expected a folder with {_MANIFEST}")
-    return runs[-1].parent
+    return max(runs, key=_finished_and_when)
+
+
+def _finished_and_when(run: pathlib.Path) -> tuple[bool, float]:
+    finished = "evaluate" in read_manifest(run).get("stages", {})
+    return finished, (run / _MANIFEST).stat().st_mtime
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

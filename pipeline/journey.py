@@ -13,8 +13,8 @@ from typing import Any
 from apache_beam.io.filesystems import FileSystems
 
 from skewless import __version__
-from skewless.errors import DataError
-from skewless.pipeline.artifacts import RunPaths, digest_file, digest_of
+from skewless.errors import DataError, RecipeError, RunError
+from skewless.pipeline.artifacts import RunPaths, digest_file, digest_of, read_manifest
 from skewless.pipeline.batch import transform
 from skewless.pipeline.execution import Execution
 from skewless.pipeline.ledger import Ledger
@@ -85,10 +85,21 @@ def journey(wanted: Journey, display: Display) -> Result:
             stage is published, and the same call goes on where it stopped.
     """
     recipe = load_recipe(wanted.recipe)
+    for argument, run_path, made in (
+        ("--warm-start", wanted.warm_start, "train"),
+        ("--baseline", wanted.baseline, "evaluate"),
+    ):
+        if run_path and made not in read_manifest(run_path).get("stages", {}):
+            raise RecipeError(
+                f"{argument} {run_path}: expected a run that did the stage `{made}`, "
+                "as in runs/flights/0123456789ab"
+            )
     with _opened(wanted, recipe, display) as run:
         last = STAGES.index(wanted.until)
         ledger = transform(run, recipe, wanted.execution, wanted.repaired)
         evaluated: dict[str, Any] = {}
+        if last >= STAGES.index("evaluate") and not run.paths.row_parts("test"):
+            raise RunError("there are no test rows to evaluate on; change the recipe's split")
         if last >= STAGES.index("train"):
             train_model(run, recipe, wanted.warm_start)
         if last >= STAGES.index("export"):

@@ -12,11 +12,13 @@ from skewless.models.predict import Predictor
 from skewless.pipeline.artifacts import RunPaths
 from skewless.schema import arrow_type, is_required, make_feature, make_schema
 from skewless.transforms.parse import parse_json_rows
+from skewless.transforms.rows import Rejected
 from skewless.transforms.validate import validate_rows
 
 __all__ = ["model_directory", "predict_lines"]
 
 _BATCH_ROWS = 1024
+_BOM = b"\xef\xbb\xbf"
 
 
 def model_directory(path: pathlib.Path) -> pathlib.Path:
@@ -39,21 +41,23 @@ def predict_lines(model: pathlib.Path, lines: Iterable[bytes], name: str) -> Ite
         for f in predictor.schema.feature
         if is_required(f)
     )
-    rest = iter(lines)
+    rest = enumerate(lines, 1)
     while chunk := list(islice(rest, _BATCH_ROWS)):
-        rows = [line for line in chunk if line.strip()]
-        parsed = parse_json_rows(rows, predictor.schema, name, list(range(len(rows))))
+        rows = [(n, line.removeprefix(_BOM)) for n, line in chunk if line.strip()]
+        parsed = parse_json_rows(
+            [line for _, line in rows], predictor.schema, name, [n for n, _ in rows]
+        )
         kept, incomplete, _ = validate_rows(parsed.kept, needed)
         failed = {row.offset: row for row in [*parsed.rejected, *incomplete]}
-        outputs = predictor.predict(kept) if kept.num_rows else {}
-        answers = _by_row(outputs)
-        for at in range(len(rows)):
-            if at in failed:
-                bad = failed[at]
-                where = f'column "{bad.column}": ' if bad.column else ""
-                yield json.dumps({"error": f"{where}{bad.reason}", "value": bad.value})
-            else:
-                yield json.dumps(next(answers))
+        answers = _by_row(predictor.predict(kept) if kept.num_rows else {})
+        for number, _ in rows:
+            answer = _error(failed[number]) if number in failed else next(answers)
+            yield json.dumps(answer)
+
+
+def _error(row: Rejected) -> dict[str, Any]:
+    where = f'column "{row.column}": ' if row.column else ""
+    return {"error": f"{where}{row.reason}", "value": row.value, "line": row.offset}
 
 
 def _by_row(outputs: Any) -> Iterator[dict[str, Any]]:

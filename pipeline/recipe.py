@@ -72,35 +72,58 @@ class Recipe:
     max_rejected: float = 0.01
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", str(self.name)):
             raise RecipeError(
                 f'Recipe(name="{self.name}"): expected letters, digits, "-" and "_" only'
             )
+        self._check("source", hasattr(self._instance(self.source), "input_name"), "sk.ReadCsv(...)")
+        self._check(
+            "split", isinstance(self.split, SplitByTime | SplitByHash), "sk.SplitByTime(...)"
+        )
+        self._check("model", isinstance(self.model, Network), "sk.Dnn(...)")
+        self._check("evaluation", isinstance(self.evaluation, Evaluation), "sk.Evaluation(...)")
+        self._check("rows", isinstance(self.rows, Sequence), "a list of steps")
+        object.__setattr__(self, "rows", tuple(self.rows))
+        for step in self.rows:
+            self._check(
+                "rows", hasattr(self._instance(step), "output_schema"), "sk.Require(...)", step
+            )
+            right = getattr(step, "right", self.source)
+            self._check(
+                "rows", hasattr(right, "input_name"), "JoinAsOf(sk.ReadCsv(...), ...)", right
+            )
+        given = self.schema is None or isinstance(self.schema, str | os.PathLike)
+        self._check("schema", given or hasattr(self.schema, "feature"), 'a path, "schema.pbtxt"')
+        whole = isinstance(self.seed, int) and 0 <= self.seed < 2**32
+        self._check("seed", whole, "a whole number from 0 to 2**32 - 1")
+        share = isinstance(self.max_rejected, int | float) and 0 <= self.max_rejected <= 1
+        self._check("max_rejected", share, "a share from 0 to 1")
+        self._check_features()
+
+    def _check_features(self) -> None:
         if (self.features is None) == (self.preprocessing_fn is None):
             raise RecipeError("Recipe: give either features= or preprocessing_fn=, not both")
-        if self.features is not None and not isinstance(self.label, Label):
-            raise RecipeError(f'Recipe(label={self.label!r}): expected label("column")')
-        if self.preprocessing_fn is not None and not isinstance(self.label, str):
-            raise RecipeError(
-                "Recipe(label=...): with preprocessing_fn= the label is the name of one of "
-                'its outputs, as in label="tips_xf"'
-            )
-        if not 0 <= self.max_rejected <= 1:
-            raise RecipeError(
-                f"Recipe(max_rejected={self.max_rejected}): expected a share from 0 to 1"
-            )
-        if not hasattr(self.source, "input_name"):
-            raise RecipeError(
-                f"Recipe(source={type(self.source).__name__}): expected ReadCsv, "
-                "ReadJsonLines or ReadParquet"
-            )
-        for step in self.rows:
-            if not hasattr(step, "output_schema"):
-                raise RecipeError(
-                    f"Recipe(rows=[... {type(step).__name__}]): expected Require, Where, "
-                    "Deduplicate, JoinAsOf or Validate"
-                )
-        object.__setattr__(self, "rows", tuple(self.rows))
+        if self.features is None:
+            self._check("preprocessing_fn", callable(self.preprocessing_fn), "a function")
+            self._check("label", isinstance(self.label, str), 'the name of an output, "tips_xf"')
+            return
+        self._check("label", isinstance(self.label, Label), 'sk.label("column")')
+        mapping = isinstance(self.features, Mapping) and bool(self.features)
+        self._check("features", mapping, '{"name": sk.numeric("column"), ...}')
+        for name, column in self.features.items():
+            named = isinstance(name, str) and bool(name)
+            self._check("features", named, "names that are texts", name)
+            self._check("features", isinstance(column, Column), 'sk.numeric("column")', column)
+
+    @staticmethod
+    def _instance(value: Any) -> Any:
+        """Return `value`, or None for a class that somebody forgot to call."""
+        return None if isinstance(value, type) else value
+
+    def _check(self, argument: str, valid: bool, expected: str, *value: Any) -> None:
+        if not valid:
+            shown = value[0] if value else getattr(self, argument)
+            raise RecipeError(f"Recipe({argument}=...): got {shown!r}; expected {expected}")
 
     @property
     def label_key(self) -> str:

@@ -217,8 +217,7 @@ def _utc(time: Time, name: str) -> datetime.datetime:
     moment = time
     if isinstance(moment, str):
         try:
-            # Python 3.10 does not know the Z.
-            moment = datetime.datetime.fromisoformat(moment.replace("Z", "+00:00"))
+            moment = datetime.datetime.fromisoformat(moment)
         except ValueError:
             raise RecipeError(
                 f'SplitByTime: {name}="{time}"; expected an ISO 8601 time, as in "2013-10-01"'

@@ -117,6 +117,7 @@ def test_predict_answers_json_rows_with_fields_left_out(
     good, bad = (json.loads(line) for line in shown.out.splitlines())
     assert 0 < good["prediction"] < 1
     assert "distance" in bad["error"]
+    assert bad["line"] == 2
     assert "1 rows could not be read" in shown.err
 
 

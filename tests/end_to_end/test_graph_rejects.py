@@ -93,6 +93,7 @@ def test_a_kill_before_the_manifest_tells_loses_nothing(
     check(run(recipe))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("lost", ["examples", "rows", "transform_graph"])
 def test_a_lost_output_is_made_again_with_all_that_follows(recipe: pathlib.Path, lost: str) -> None:
     check(run(recipe))

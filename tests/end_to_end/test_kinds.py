@@ -51,6 +51,33 @@ recipe = sk.Recipe(
 )
 """
 
+ODD_NAMES = """
+import tensorflow as tf
+import tensorflow_transform as tft
+import skewless as sk
+
+def preprocessing_fn(inputs):
+    features = {{
+        name: tft.scale_to_z_score(inputs[name])
+        for name in ["trip miles", "_x", "a-b", "a_b", "A_b", "1st", "class", "self"]
+    }}
+    words = tf.strings.split(inputs["Größe"], " ").to_sparse()
+    # Not the first word of "the big one": what is left begins at index 1.
+    words = tf.sparse.retain(words, words.values != "the")
+    features["words"] = tft.compute_and_apply_vocabulary(words)
+    features["late"] = tf.cast(inputs["late"], tf.int64)
+    return features
+
+recipe = sk.Recipe(
+    name="odd_names",
+    source=sk.ReadCsv({path!r}),
+    preprocessing_fn=preprocessing_fn,
+    label="late",
+    split=sk.SplitByHash(by=["trip miles"], train=0.7, eval=0.1),
+    model=sk.Linear(epochs=1, batch_size=32),
+)
+"""
+
 
 def write(folder: pathlib.Path, name: str, text: str, path: pathlib.Path) -> pathlib.Path:
     recipe = folder / f"{name}_recipe.py"
@@ -130,3 +157,36 @@ def test_classes_have_names(tmp_path: pathlib.Path, capsys: pytest.CaptureFixtur
     answer = json.loads(capsys.readouterr().out)
     assert set(answer["classes"]) == {"dog", "hen", "cat", "(other)"}
     assert answer["classes"][answer["prediction"].index(max(answer["prediction"]))] == "hen"
+
+
+def test_columns_of_any_name_and_lists_with_holes_are_served(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = random.Random(2)
+    numbers = ["trip miles", "_x", "a-b", "a_b", "A_b", "1st", "class", "self"]
+    lines = [",".join([*numbers, "Größe", "late"])]
+    for _ in range(200):
+        values = [f"{rng.normalvariate(0, 1):.4f}" for _ in numbers]
+        words = rng.choice(["the big one", "big the", "the the small", "small one"])
+        lines.append(",".join([*values, words, str(rng.randint(0, 1))]))
+    path = tmp_path / "odd.csv"
+    path.write_text("\n".join(lines))
+    recipe = write(tmp_path, "odd_names", ODD_NAMES, path)
+    made = journey(Journey(recipe, tmp_path / "runs"), Quiet())
+    assert main(["verify", str(made.paths.root)]) == 0
+
+    row = {name: i / 8 for i, name in enumerate(numbers)} | {"Größe": "the big one"}
+    rows = tmp_path / "rows.jsonl"
+    # The columns that are alike as arguments are told apart, and "the" is not a word.
+    others = [
+        row | {"a-b": 0.9},
+        row | {"a_b": 0.9},
+        row | {"A_b": 0.9},
+        row | {"Größe": "big one"},
+    ]
+    rows.write_text("\n".join(map(json.dumps, [row, *others])))
+    capsys.readouterr()
+    assert main(["predict", str(made.paths.root), str(rows)]) == 0
+    answers = [json.loads(line)["prediction"] for line in capsys.readouterr().out.splitlines()]
+    assert len(set(answers[:4])) == 4
+    assert answers[4] == pytest.approx(answers[0], abs=1e-6)

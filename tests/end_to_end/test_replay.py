@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import pathlib
 
+import pytest
+
 from skewless.launch.command_line import main
 from skewless.pipeline.artifacts import RunPaths, latest_run, read_manifest
 from skewless.pipeline.batch import read_rejected
-from skewless.pipeline.journey import Journey, journey
+from skewless.pipeline.journey import Journey, Result, journey
 from skewless.pipeline.ledger import Ledger
 from skewless.pipeline.stages import Quiet
 
@@ -61,3 +63,24 @@ def test_replay_puts_repaired_rows_in_place(tmp_path: pathlib.Path) -> None:
     (still,) = read_rejected(RunPaths(run).rejected)
     assert still.value == "huge"
     assert main(["verify", str(run), "--batch-sizes", "7,all"]) == 0
+
+    # A later replay keeps what was repaired before.
+    (line,) = [x for f in RunPaths(run).rejected.rglob("*.jsonl") for x in f.open()]
+    last = tmp_path / "last.jsonl"
+    last.write_text(line.replace("huge", "7.5"))
+    assert main(["replay", str(run), str(last)]) == 0
+    ledger = Ledger.from_json(read_manifest(latest_run(tmp_path / "runs"))["ledger"])
+    assert ledger.total("rows", "written") == 1000
+
+
+def test_only_rejected_rows_can_be_replayed(
+    result: Result, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"step": "Parse", "file": "flights.csv", "offset": 999_999, "column": "", "value": ""}
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({**row, "reason": "", "payload": "{}"}))
+    assert main(["replay", str(result.paths.root), str(rows)]) == 2
+    assert "was not rejected by" in capsys.readouterr().err
+    rows.write_bytes(b"\xff")
+    assert main(["replay", str(result.paths.root), str(rows)]) == 2
+    assert "not a file of rejected/" in capsys.readouterr().err

@@ -59,6 +59,7 @@ def test_verify_finds_a_graph_altered_on_purpose(
     assert "carrier: written" in capsys.readouterr().err.replace("\n", "")
 
 
+@pytest.mark.integration
 def test_verify_finds_a_changed_source(
     flights_csv: pathlib.Path, recipe_file: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

@@ -48,12 +48,16 @@ def test_import_loads_nothing_heavy() -> None:
         (["predict", "no/such/model", "-"], "no/such/model"),
         (["replay", ".", "no/such.jsonl"], "no/such.jsonl"),
         (["verify", "."], "there is no run here"),
+        (["run", "r.py", "--run-id", "../../evil"], "run-id"),
+        (["run", "r.py", "--output", "r.py"], "this is a file"),
+        (["run", "r.py", "--output", "gs://bucket/runs"], "on this machine"),
     ],
 )
 def test_wrong_path_is_one_line(
     arguments: list[str], words: str, capsys: pytest.CaptureFixture[str], tmp_path, monkeypatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.py").write_text("")
     assert main(arguments) in (1, 2)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1

@@ -1,9 +1,11 @@
+import re
+
 import keras
 import numpy as np
 import pytest
 
 from skewless.models.build import build, compile_model
-from skewless.models.inputs import STANDARD, Scale, read_inputs
+from skewless.models.inputs import STANDARD, Scale, read_inputs, scope_name
 from skewless.models.networks import Dnn, Linear, WideAndDeep
 
 ROWS = {
@@ -72,3 +74,11 @@ def test_a_saved_model_is_plain_keras(inputs, tmp_path):
     again = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(again(ROWS), model(ROWS))
     assert {"embedding_carrier", "weight_carrier", "hidden_0"} <= {x.name for x in again.layers}
+
+
+def test_any_name_of_a_feature_is_a_name_of_a_layer():
+    names = ["Größe", "trip miles", "trip_miles", "a/b", "a.b", "1st", "x-y"]
+    scopes = [scope_name(name) for name in names]
+    assert len(set(scopes)) == len(names)
+    for scope in scopes:
+        assert re.fullmatch(r"[A-Za-z0-9_.\\/>-]*", scope)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skewless.arrays import raw_array, raw_arrays
+from skewless.arrays import argument_names, raw_array, raw_arrays
 from skewless.errors import RecipeError
 from skewless.schema import MISSING_INT, make_feature, make_schema
 
@@ -97,3 +97,34 @@ def test_a_time_that_the_unit_cannot_hold_is_named():
     feature = make_feature("at", pa.timestamp("s", tz="UTC"), required=False)
     with pytest.raises(RecipeError, match='column "at"'):
         raw_array(pa.array([1_500], pa.timestamp("ms", tz="UTC")), feature)
+
+
+def schema_of(names):
+    return make_schema(make_feature(name, pa.float32(), required=True) for name in names)
+
+
+def test_arguments_are_identifiers_and_no_two_alike():
+    names = ["trip miles", "Größe", "_x", "a-b", "a_b", "A_b", "A_b_2", "1st", "class", "self", "X"]
+    assert argument_names(schema_of(names)) == {
+        "trip miles": "trip_miles",
+        "Größe": "Gr__e",
+        "_x": "arg__x",
+        "a-b": "a_b_3",
+        "a_b": "a_b_4",
+        "A_b": "A_b",
+        "A_b_2": "A_b_2",
+        "1st": "arg_1st",
+        "class": "arg_class",
+        "self": "arg_self",
+        "X": "X",
+    }
+
+
+@given(st.lists(st.text("aAbB_2- ß", max_size=4), unique=True), st.randoms())
+def test_every_column_has_an_argument_of_its_own(names, random):
+    arguments = argument_names(schema_of(names))
+    assert set(arguments) == set(names)
+    assert len({argument.lower() for argument in arguments.values()}) == len(names)
+    assert all(a.isascii() and a.isidentifier() and a[0].isalpha() for a in arguments.values())
+    random.shuffle(names)
+    assert argument_names(schema_of(names)) == arguments

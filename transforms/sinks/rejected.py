@@ -79,9 +79,13 @@ def read_rejected_file(path: pathlib.Path) -> list[Rejected]:
     Raises:
         RecipeError: If a line is not one; names the file and the line's number.
     """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: not a file of rejected/: {error}") from None
     rows = []
     # Not splitlines: a payload may hold other ends of lines than \n, such as U+2028.
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:

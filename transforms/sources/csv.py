@@ -71,6 +71,11 @@ class ReadCsv(FileSource):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if isinstance(self.null_values, str):
+            raise RecipeError(
+                f'ReadCsv(null_values="{self.null_values}"): expected a list, '
+                f'as in ["{self.null_values}"]'
+            )
         self.null_values = tuple(self.null_values)
         if self.column_names is not None:
             self.column_names = tuple(self.column_names)

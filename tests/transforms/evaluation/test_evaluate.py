@@ -222,6 +222,29 @@ def test_what_cannot_be_evaluated_is_a_clear_error(label, prediction, line):
         list(slice_extracts(batch, [], "binary"))
 
 
+@pytest.mark.parametrize(
+    ("task", "classes", "other"), [("binary", 2, 2), ("binary", 2, -1), ("multiclass", 3, 3)]
+)
+def test_a_class_that_only_the_test_rows_have_is_a_clear_error(task, classes, other):
+    label = np.array([0, 1, other, other])
+    prediction = np.full((4, classes), 0.5) if task == "multiclass" else np.full(4, 0.5)
+    batch = join_predictions(pa.record_batch({"x": [1] * 4}), label, prediction)
+    line = (
+        f"2 of 4 rows have a label that is none of the {classes} classes, such as {other}; "
+        f"expected 0 to {classes - 1} for this {task} model; give every class rows to train on"
+    )
+    with pytest.raises(RunError, match=line) as caught:
+        list(slice_extracts(batch, [], task, classes))
+    assert "\n" not in str(caught.value)
+    assert list(slice_extracts(batch.slice(0, 2), [], task, classes))
+
+
+def test_the_classes_of_the_model_are_checked_before_anything_is_counted(tmp_path):
+    batch = join_predictions(pa.record_batch({"x": [1]}), np.array([3]), np.full((1, 3), 0.5))
+    with pytest.raises(Exception, match="expected 0 to 2 for this multiclass model"):
+        run([batch], tmp_path, "multiclass", classes=3)
+
+
 def test_mistakes_in_arguments():
     raw = pa.record_batch({"origin": ["EWR"], "tags": [["a"]]})
     one = np.zeros(1)
