@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import pathlib
-import textwrap
 import zipfile
+from collections.abc import Callable
 
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pytest
+import tensorflow as tf
 
+from skewless.pipeline.artifacts import RunPaths
 from skewless.pipeline.journey import Journey, Result, journey
 from skewless.pipeline.stages import Quiet
 
@@ -93,8 +95,19 @@ def flights_table(flights_csv: pathlib.Path) -> pa.Table:
     return pa_csv.read_csv(flights_csv)
 
 
-def write_recipe(folder: pathlib.Path, name: str, body: str) -> pathlib.Path:
-    """Write a recipe of its own name, so that modules of two tests do not meet."""
-    path = folder / f"{name}.py"
-    path.write_text(textwrap.dedent(body))
-    return path
+@pytest.fixture(scope="session")
+def graph_constants() -> Callable[[RunPaths], dict[str, bytes]]:
+    return _graph_constants
+
+
+def _graph_constants(paths: RunPaths) -> dict[str, bytes]:
+    """Return the assets and every constant of the transform graph."""
+    folder = paths.transform_graph / "transform_fn"
+    found = {p.name: p.read_bytes() for p in sorted((folder / "assets").glob("*"))}
+    graph = tf.saved_model.load(str(folder)).transform_fn.graph.as_graph_def()
+    nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
+    values = [n.attr["value"].tensor for n in nodes if n.op == "Const"]
+    # Paths of assets are constants too, and differ from run to run.
+    kept = [v for v in values if v.dtype != tf.string.as_datatype_enum]
+    found["constants"] = b"".join(sorted(v.SerializeToString() for v in kept))
+    return found

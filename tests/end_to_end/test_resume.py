@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import pytest
 import tensorflow as tf
@@ -17,6 +18,8 @@ from skewless.launch.command_line import main
 from skewless.pipeline.artifacts import SPLITS, RunPaths, latest_run
 from skewless.pipeline.journey import Journey, Result, journey
 from skewless.pipeline.stages import Quiet
+
+GraphConstants = Callable[[RunPaths], dict[str, bytes]]
 
 
 class Log(Quiet):
@@ -46,19 +49,6 @@ def contents(paths: RunPaths) -> dict[str, list[str]]:
     return found
 
 
-def constants(paths: RunPaths) -> dict[str, bytes]:
-    """Return the assets and every constant of the transform graph."""
-    folder = paths.transform_graph / "transform_fn"
-    found = {p.name: p.read_bytes() for p in sorted((folder / "assets").glob("*"))}
-    graph = tf.saved_model.load(str(folder)).transform_fn.graph.as_graph_def()
-    nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
-    values = [n.attr["value"].tensor for n in nodes if n.op == "Const"]
-    # Paths of assets are constants too, and differ from run to run.
-    kept = [v for v in values if v.dtype != tf.string.as_datatype_enum]
-    found["constants"] = b"".join(sorted(v.SerializeToString() for v in kept))
-    return found
-
-
 def test_second_run_does_nothing(result: Result, recipe_file: pathlib.Path) -> None:
     log = Log()
     again = journey(Journey(recipe_file, result.paths.root.parents[1]), log)
@@ -69,10 +59,13 @@ def test_second_run_does_nothing(result: Result, recipe_file: pathlib.Path) -> N
 
 
 def test_same_seed_gives_the_same_graph_examples_and_metrics(
-    result: Result, recipe_file: pathlib.Path, tmp_path: pathlib.Path
+    result: Result,
+    recipe_file: pathlib.Path,
+    graph_constants: GraphConstants,
+    tmp_path: pathlib.Path,
 ) -> None:
     again = journey(Journey(recipe_file, tmp_path), Quiet())
-    assert constants(again.paths) == constants(result.paths)
+    assert graph_constants(again.paths) == graph_constants(result.paths)
     assert contents(again.paths) == contents(result.paths)
     assert again.metrics == result.metrics
 
@@ -82,7 +75,11 @@ def test_same_seed_gives_the_same_graph_examples_and_metrics(
     "stage", ["schema", "rows", "analyze", "examples", "train", "export", "evaluate"]
 )
 def test_killed_run_goes_on_to_the_same_result(
-    stage: str, result: Result, recipe_file: pathlib.Path, tmp_path: pathlib.Path
+    stage: str,
+    result: Result,
+    recipe_file: pathlib.Path,
+    graph_constants: GraphConstants,
+    tmp_path: pathlib.Path,
 ) -> None:
     command = [
         *(sys.executable, "-m", "skewless", "run", str(recipe_file)),
@@ -100,7 +97,7 @@ def test_killed_run_goes_on_to_the_same_result(
     assert main(["run", str(recipe_file), "--output", str(tmp_path)]) == 0
     paths = RunPaths(latest_run(tmp_path))
     assert contents(paths) == contents(result.paths)
-    assert constants(paths) == constants(result.paths)
+    assert graph_constants(paths) == graph_constants(result.paths)
     metrics = (paths.evaluation / "metrics.json").read_text()
     assert metrics == (result.paths.evaluation / "metrics.json").read_text()
     assert not list(paths.work.glob("*-*"))
@@ -111,6 +108,7 @@ def test_shards_do_not_change_the_graph(
     shards: int,
     result: Result,
     recipe_file: pathlib.Path,
+    graph_constants: GraphConstants,
     flights_csv: pathlib.Path,
     tmp_path: pathlib.Path,
 ) -> None:
@@ -126,7 +124,7 @@ def test_shards_do_not_change_the_graph(
     sharded = tmp_path / "sharded_recipe.py"
     sharded.write_text(text)
     made = journey(Journey(sharded, tmp_path / "runs", until="transform"), Quiet())
-    one, other = constants(result.paths), constants(made.paths)
+    one, other = graph_constants(result.paths), graph_constants(made.paths)
     assert one == other
     assert contents(made.paths) == contents(result.paths)
 

@@ -27,7 +27,7 @@ LABEL = "label"
 PREDICTION = "prediction"
 
 # The metrics of each task. Classes are decided at a probability of 0.5 (binary) or by the
-# highest probability (multiclass, where precision, recall and F1 are means over classes).
+# highest probability (multiclass, where all but accuracy are means over the classes).
 METRICS: Mapping[str, tuple[str, ...]] = {
     "binary": (
         "auc",
@@ -41,7 +41,16 @@ METRICS: Mapping[str, tuple[str, ...]] = {
         "mean_prediction",
         "example_count",
     ),
-    "multiclass": ("accuracy", "precision", "recall", "f1", "example_count"),
+    "multiclass": (
+        "auc",
+        "auc_pr",
+        "precision",
+        "recall",
+        "f1",
+        "accuracy",
+        "calibration",
+        "example_count",
+    ),
     "regression": ("mae", "rmse", "r2", "mean_label", "mean_prediction", "example_count"),
 }
 _HIGHER_IS_BETTER = {"auc", "auc_pr", "precision", "recall", "f1", "accuracy", "r2"}

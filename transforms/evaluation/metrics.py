@@ -19,6 +19,12 @@ import numpy.typing as npt
 from tensorflow_model_analysis.metrics import metric_types
 from tensorflow_model_analysis.proto import config_pb2
 
+from skewless.transforms.evaluation.areas import (
+    BucketCounts,
+    count_buckets,
+    mean_areas,
+    merge_counts,
+)
 from skewless.transforms.evaluation.decision import METRICS
 
 __all__ = ["ClassMetrics", "RegressionMetrics", "eval_config", "on_grid"]
@@ -84,10 +90,13 @@ def on_grid(probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
 
 
 class ClassMetrics(metric_types.Metric):  # type: ignore[misc]
-    """Accuracy, and precision, recall and F1 as plain means over the classes.
+    """Accuracy, and all else of a binary model as plain means over the classes.
 
-    A class that a slice has neither as label nor as prediction does not count there; where
-    a class is never predicted (or never a label) its precision (or recall) is 0.
+    Precision, recall and F1: a class that a slice has neither as label nor as prediction
+    does not count there; where a class is never predicted (or never a label) its precision
+    (or recall) is 0. AUC, of both curves: of a class's probability, its rows against the
+    rest; a class that no row has, or every row, does not count. Calibration: the sum of a
+    class's probability over its number of rows; a class that no row has does not count.
     """
 
     def __init__(self, classes: int, name: str = "classes") -> None:
@@ -97,7 +106,10 @@ class ClassMetrics(metric_types.Metric):  # type: ignore[misc]
 def _class_computations(
     name: str, classes: int, example_weighted: bool
 ) -> list[metric_types.MetricComputation]:
-    return _computations("multiclass", _CountClasses(classes))
+    return [
+        _computation(("accuracy", "precision", "recall", "f1"), _CountClasses(classes)),
+        _computation(("auc", "auc_pr", "calibration"), _CountProbabilities(classes)),
+    ]
 
 
 class RegressionMetrics(metric_types.Metric):  # type: ignore[misc]
@@ -114,12 +126,13 @@ class RegressionMetrics(metric_types.Metric):  # type: ignore[misc]
 def _regression_computations(
     name: str, example_weighted: bool
 ) -> list[metric_types.MetricComputation]:
-    return _computations("regression", _SumErrors())
+    names = [name for name in METRICS["regression"] if name != "example_count"]
+    return [_computation(names, _SumErrors())]
 
 
-def _computations(task: str, combiner: beam.CombineFn) -> list[metric_types.MetricComputation]:
-    keys = [_key(name) for name in METRICS[task] if name != "example_count"]
-    return [metric_types.MetricComputation(keys=keys, preprocessors=None, combiner=combiner)]
+def _computation(names: Iterable[str], combiner: beam.CombineFn) -> metric_types.MetricComputation:
+    keys = [_key(name) for name in names]
+    return metric_types.MetricComputation(keys=keys, preprocessors=None, combiner=combiner)
 
 
 def _key(name: str) -> metric_types.MetricKey:
@@ -157,6 +170,45 @@ class _CountClasses(beam.CombineFn):  # type: ignore[misc]
             _key("precision"): float(np.mean(right / np.maximum(predicted, 1))),
             _key("recall"): float(np.mean(right / np.maximum(labels, 1))),
             _key("f1"): float(np.mean(2 * right / (labels + predicted))),
+        }
+
+
+class _Probabilities(NamedTuple):
+    """What AUC and calibration are made of; the last two of shape [classes]."""
+
+    buckets: BucketCounts
+    rows: npt.NDArray[np.int64]
+    sums: npt.NDArray[np.float64]
+
+
+class _CountProbabilities(beam.CombineFn):  # type: ignore[misc]
+    """Count rows by class and bucket of probability; sum probabilities, which are `on_grid`."""
+
+    def __init__(self, classes: int) -> None:
+        self._classes = classes
+
+    def create_accumulator(self) -> _Probabilities:
+        nothing = np.zeros(self._classes)
+        return _Probabilities(BucketCounts(), nothing.astype(np.int64), nothing)
+
+    def add_input(self, counts: _Probabilities, inputs: Any) -> _Probabilities:
+        label = np.asarray(inputs.label).astype(np.int64)
+        probabilities = np.asarray(inputs.prediction)
+        rows = np.bincount(label, minlength=self._classes)
+        added = (count_buckets(label, probabilities), rows, probabilities.sum(axis=0))
+        return self.merge_accumulators([counts, _Probabilities(*added)])
+
+    def merge_accumulators(self, accumulators: Iterable[_Probabilities]) -> _Probabilities:
+        buckets, rows, sums = zip(*accumulators, strict=True)
+        return _Probabilities(merge_counts(buckets), np.sum(rows, axis=0), np.sum(sums, axis=0))
+
+    def extract_output(self, counts: _Probabilities) -> Mapping[metric_types.MetricKey, float]:
+        auc, auc_pr = mean_areas(counts.buckets)
+        seen = counts.rows > 0
+        return {
+            _key("auc"): auc,
+            _key("auc_pr"): auc_pr,
+            _key("calibration"): float(np.mean(counts.sums[seen] / counts.rows[seen])),
         }
 
 

@@ -114,6 +114,9 @@ def test_multiclass_metrics_are_scikit_learns(tmp_path):
         for entry in metrics["slices"]
     ]:
         y, p = label[at], prediction[at].argmax(axis=1)
+        one_of, among = np.eye(4)[y][:, :3], prediction[at][:, :3]
+        assert_close(entry.pop("auc"), sk.roc_auc_score(one_of, among), 1e-3)
+        assert_close(entry.pop("auc_pr"), sk.average_precision_score(one_of, among), 1e-2)
         macro = {"average": "macro", "zero_division": 0}
         assert_close(
             entry,
@@ -122,6 +125,7 @@ def test_multiclass_metrics_are_scikit_learns(tmp_path):
                 "precision": sk.precision_score(y, p, **macro),
                 "recall": sk.recall_score(y, p, **macro),
                 "f1": sk.f1_score(y, p, **macro),
+                "calibration": np.mean(among.sum(axis=0) / one_of.sum(axis=0)),
                 "example_count": len(y),
             },
         )
@@ -145,9 +149,11 @@ def test_regression_metrics_are_scikit_learns(tmp_path):
     assert overall == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.parametrize("task", ["binary", "regression"])
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
 def test_neither_batches_nor_order_change_a_bit(tmp_path, task):
     raw, label, prediction = rows(1_000)
+    if task == "multiclass":
+        prediction = np.stack([1 - prediction, prediction], axis=1)
     batch = join_predictions(raw, label, prediction, ["origin"])
     once = run([batch], tmp_path / "once", task, slices=["origin"])
     shuffled = batch.take(np.random.default_rng(3).permutation(1_000))
