@@ -100,7 +100,7 @@ def show_comparisons(console: Console, comparisons: Sequence[Comparison]) -> Non
     """Show what `verify` found: a line for each way, then the first differences."""
     table = _table("Features as written, compared with")
     table.add_column("way", no_wrap=True)
-    for name in ("rows", "columns", "values", "differing", "bits"):
+    for name in ("rows", "columns", "values", "differ", "bits"):
         table.add_column(name, justify="right")
     for found in comparisons:
         values = (found.rows, found.features, found.rows * found.features)
