@@ -11,6 +11,8 @@ from skewless.pipeline.journey import Journey, Result, journey
 from skewless.pipeline.stages import Quiet
 from skewless.schema import find_feature, format_schema, parse_schema
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def frozen(
