@@ -69,6 +69,13 @@ def _add_stage(parser: argparse.ArgumentParser) -> None:
         "--warm-start", type=pathlib.Path, metavar="RUN", help="take the first weights from RUN"
     )
     parser.add_argument(
+        "--analysis",
+        choices=("auto", "fused", "tft"),
+        default="auto",
+        help="fused: all analyzers together, exactly; tft: tf.Transform's own pipeline; "
+        "auto: fused where it knows the recipe's analyzers (default)",
+    )
+    parser.add_argument(
         "--baseline", type=pathlib.Path, metavar="RUN", help="compare the metrics with RUN's"
     )
 

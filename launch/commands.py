@@ -6,7 +6,6 @@ import argparse
 import logging
 import pathlib
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 
 import absl.logging
@@ -37,6 +36,7 @@ def _stage(options: argparse.Namespace) -> int:
             run_id=options.run_id,
             until=until,
             warm_start=options.warm_start,
+            execution=Execution(analysis=options.analysis),
             baseline=options.baseline,
         )
     )
@@ -153,8 +153,6 @@ def _quiet_libraries() -> None:
     for name in ("apache_beam", "tensorflow", "absl", "root"):
         logging.getLogger(name).setLevel(logging.ERROR)
     absl.logging.set_verbosity(absl.logging.ERROR)
-    # A slice of one class has no precision; TFMA divides by zero on its way to say so.
-    warnings.filterwarnings("ignore", category=RuntimeWarning, module="tensorflow_model_analysis")
 
 
 _quiet_libraries()

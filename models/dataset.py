@@ -6,7 +6,7 @@ import dataclasses
 import gzip
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +24,11 @@ _PARSED_AT_ONCE = 8192
 _SHUFFLED_AT_ONCE = 100_000
 _FILES_AT_ONCE = 4
 _FRAME_BYTES = 16
+_PREFETCHED = 2
 
 Arrays = dict[str, npt.NDArray[Any]]
+Tensors = tuple[dict[str, tf.Tensor], tf.Tensor]
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def examples_dataset(
@@ -51,12 +54,19 @@ def examples_dataset(
     return batches.prefetch(tf.data.AUTOTUNE)
 
 
-def _parser(inputs: Inputs) -> Callable[[tf.Tensor], tuple[dict[str, tf.Tensor], tf.Tensor]]:
-    def parse(serialized: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+def _parser(inputs: Inputs) -> Callable[[tf.Tensor], Tensors]:
+    @_as_written
+    def parse(serialized: tf.Tensor) -> Tensors:
         features = tf.io.parse_example(serialized, inputs.feature_spec)
         return inputs.pack(features), inputs.pack_label(features)
 
     return parse
+
+
+def _as_written(function: Function) -> Function:
+    """Keep autograph off: its rewriting takes longer than reading 100,000 rows."""
+    kept: Function = tf.autograph.experimental.do_not_convert(function)
+    return kept
 
 
 def _serialized(files: Sequence[str], shuffle_seed: int | None) -> tf.data.Dataset:
@@ -76,6 +86,7 @@ def _serialized(files: Sequence[str], shuffle_seed: int | None) -> tf.data.Datas
     )
 
 
+@_as_written
 def _records(name: tf.Tensor) -> tf.data.Dataset:
     gzipped = tf.strings.regex_full_match(name, r".*\.gz")
     return tf.data.TFRecordDataset(name, tf.where(gzipped, "GZIP", ""))
@@ -107,7 +118,8 @@ class Examples:
         self._files = tuple(files)
         self._inputs = inputs
         size = sum(_file_size(name) for name in self._files)
-        self._table = self._read_table() if self._files and size <= in_memory_bytes else None
+        in_memory = self._files and size <= in_memory_bytes
+        self._tensors = _as_tensors(self._read_table()) if in_memory else None
         labels = self._labels()
         self.count = len(labels)
         self.label_counts = _counts(labels) if inputs.is_class else {}
@@ -115,21 +127,21 @@ class Examples:
 
     def batches(self, batch_size: int) -> tf.data.Dataset:
         """Return all rows in a fixed order, as (packed features, label)."""
-        if self._table is None:
-            return examples_dataset(self._files, self._inputs, batch_size=batch_size)
-        return _slices(self._table, np.arange(self.count), batch_size)
+        if self._tensors is None:
+            rows = examples_dataset(self._files, self._inputs, batch_size=batch_size)
+            return _of_length(rows, self.count, batch_size)
+        return _slices(self._tensors, np.arange(self.count), batch_size)
 
     def shuffled(self, batch_size: int, *, seed: int, epoch: int) -> tf.data.Dataset:
         """Return all rows in an order that follows from `seed` and `epoch` alone."""
         random = np.random.default_rng([seed, epoch])
-        if self._table is None:
-            return examples_dataset(
-                self._files,
-                self._inputs,
-                batch_size=batch_size,
-                shuffle_seed=int(random.integers(2**31)),
+        if self._tensors is None:
+            shuffle_seed = int(random.integers(2**31))
+            rows = examples_dataset(
+                self._files, self._inputs, batch_size=batch_size, shuffle_seed=shuffle_seed
             )
-        return _slices(self._table, random.permutation(self.count), batch_size)
+            return _of_length(rows, self.count, batch_size)
+        return _slices(self._tensors, random.permutation(self.count), batch_size)
 
     def _read_table(self) -> _Table:
         parts = []
@@ -139,8 +151,8 @@ class Examples:
         return _in_own_order(_concatenated(parts)) if parts else _Table({}, np.empty(0))
 
     def _labels(self) -> npt.NDArray[Any]:
-        if self._table is not None:
-            return self._table.label
+        if self._tensors is not None:
+            return np.asarray(self._tensors[1])
         spec = {self._inputs.label: self._inputs.feature_spec[self._inputs.label]}
         only_label = dataclasses.replace(self._inputs, columns=(), feature_spec=spec)
         labels = [label.numpy() for _, label in _read_whole(self._files, only_label)]
@@ -196,25 +208,28 @@ def _taken(table: _Table, at: npt.NDArray[Any]) -> _Table:
     return _Table({name: array[at] for name, array in table.features.items()}, table.label[at])
 
 
-def _slices(table: _Table, order: npt.NDArray[Any], batch_size: int) -> tf.data.Dataset:
-    """Return the rows of `table` in `order`, a batch at a time."""
-
-    def batches() -> Any:
-        for start in range(0, len(order), batch_size):
-            batch = _taken(table, order[start : start + batch_size])
-            yield batch.features, batch.label
-
-    signature = (
-        {name: _spec(array) for name, array in table.features.items()},
-        _spec(table.label),
-    )
-    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
-    count = tf.data.experimental.assert_cardinality(-(-len(order) // batch_size))
-    return dataset.apply(count).prefetch(tf.data.AUTOTUNE)
+def _as_tensors(table: _Table) -> Tensors:
+    features = {name: tf.constant(array) for name, array in table.features.items()}
+    return features, tf.constant(table.label)
 
 
-def _spec(array: npt.NDArray[Any]) -> tf.TensorSpec:
-    return tf.TensorSpec([None, *array.shape[1:]], array.dtype)
+def _slices(tensors: Tensors, order: npt.NDArray[np.int64], batch_size: int) -> tf.data.Dataset:
+    """Return the rows of packed tensors in `order`, a batch at a time."""
+    rows = tf.constant(order)
+
+    @_as_written
+    def batch(index: tf.Tensor) -> Tensors:
+        chosen = rows[index * batch_size : (index + 1) * batch_size]
+        features, label = tensors
+        taken = {name: tf.gather(tensor, chosen) for name, tensor in features.items()}
+        return taken, tf.gather(label, chosen)
+
+    batches = tf.data.Dataset.range(-(-len(order) // batch_size))
+    return batches.map(batch).prefetch(_PREFETCHED)
+
+
+def _of_length(batches: tf.data.Dataset, rows: int, batch_size: int) -> tf.data.Dataset:
+    return batches.apply(tf.data.experimental.assert_cardinality(-(-rows // batch_size)))
 
 
 def _file_size(name: str) -> int:
@@ -235,10 +250,12 @@ def _read_whole(files: Sequence[str], inputs: Inputs) -> Iterator[Any]:
         return
     parse = _parser(inputs)
 
+    @_as_written
     def of_file(index: tf.Tensor, name: tf.Tensor) -> tf.data.Dataset:
         batches = _records(name).batch(_PARSED_AT_ONCE)
         return tf.data.Dataset.zip(tf.data.Dataset.from_tensors(index).repeat(), batches)
 
+    @_as_written
     def measured(index: tf.Tensor, serialized: tf.Tensor) -> tuple[Any, ...]:
         lengths = tf.cast(tf.strings.length(serialized), tf.int64)
         return index, tf.reduce_sum(lengths + _FRAME_BYTES), parse(serialized)

@@ -18,7 +18,7 @@ from skewless.models.export import versions
 from skewless.models.inputs import parse_failure
 from skewless.schema import Schema, parse_schema
 
-__all__ = ["Predictor"]
+__all__ = ["Predictor", "read_input_schema"]
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -43,12 +43,9 @@ class Predictor:
     def __init__(self, model_dir: str) -> None:
         path = _version_path(pathlib.Path(model_dir))
         self.path = str(path)
-        extra = path / "assets.extra"
         try:
-            about = json.loads((extra / "model.json").read_text())
-            self.schema: Schema = parse_schema(
-                (extra / "schema.pbtxt").read_text(), str(extra / "schema.pbtxt")
-            )
+            about = json.loads((path / "assets.extra" / "model.json").read_text())
+            self.schema = read_input_schema(self.path)
             self._model = tf.saved_model.load(self.path)
             signatures = self._model.signatures
             self._predict_rows = signatures["predict_rows"]
@@ -105,6 +102,12 @@ class Predictor:
         rows = raw_arrays(batch, self.schema)
         named = {self._arguments[name]: tf.constant(array) for name, array in rows.items()}
         return _arrays(function(**named))
+
+
+def read_input_schema(version_dir: str) -> Schema:
+    """Return the schema of the raw columns that an exported model needs, without loading it."""
+    path = pathlib.Path(version_dir) / "assets.extra" / "schema.pbtxt"
+    return parse_schema(path.read_text(), str(path))
 
 
 def _arrays(tensors: Mapping[str, tf.Tensor]) -> Arrays:

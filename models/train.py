@@ -17,6 +17,7 @@ from skewless.errors import DataError, RecipeError, RunError
 from skewless.models.build import build, compile_model
 from skewless.models.checkpoint import Checkpoint, save_atomically
 from skewless.models.dataset import Examples
+from skewless.models.epochs import Epochs
 from skewless.models.inputs import Inputs, Scale, read_inputs
 from skewless.models.networks import Network, Task
 
@@ -126,16 +127,14 @@ def train(
     if state.history:
         state.restore(model)
     monitor = "val_loss" if eval_rows.count else None
-    weights = _class_weight(network, task, train_rows)
+    epochs = Epochs(model, _class_weight(network, task, train_rows))
     while not _finished(state, network, monitor):
         epoch = len(state.history)
         rows = train_rows.shuffled(network.batch_size, seed=seed, epoch=epoch)
-        fitted = model.fit(rows, class_weight=weights, shuffle=False, verbose=0).history
-        measures = {name: float(values[-1]) for name, values in fitted.items()}
+        measures = epochs.train(rows)
         if monitor:
-            batches = eval_rows.batches(_EVALUATED_AT_ONCE)
-            evaluated = model.evaluate(batches, verbose=0, return_dict=True)
-            measures |= {f"val_{name}": float(value) for name, value in evaluated.items()}
+            evaluated = epochs.evaluate(eval_rows.batches(_EVALUATED_AT_ONCE))
+            measures |= {f"val_{name}": value for name, value in evaluated.items()}
         _check_finite(measures, epoch, network)
         state.record(model, measures, monitor)
         state.save(path)

@@ -13,6 +13,7 @@ from typing import Any
 import apache_beam as beam
 import pyarrow.parquet as pq
 
+from skewless import progress
 from skewless.errors import DataError
 from skewless.parity import TransformGraph
 from skewless.pipeline.artifacts import SPLITS, RunPaths
@@ -75,7 +76,11 @@ def transform(
     )
     run.perform(
         "analyze",
-        [run.key_of("rows"), recipe.describe("features", "preprocessing_fn", "label")],
+        [
+            run.key_of("rows"),
+            recipe.describe("features", "preprocessing_fn", "label"),
+            execution.analysis,
+        ],
         [paths.transform_graph, paths.schema],
         lambda work: _analyze(RunPaths(work), paths, recipe, schema, execution),
     )
@@ -275,14 +280,24 @@ def _analyze(
         preprocessing_fn = build_preprocessing_fn(recipe.features, recipe.label, graph_schema)
     rows = [str(path) for path in paths.row_parts("train")]
     analyze = Analyze(
-        graph_schema, preprocessing_fn, str(made.transform_graph), str(made.root / "tmp")
+        graph_schema,
+        preprocessing_fn,
+        str(made.transform_graph),
+        str(made.root / "tmp"),
+        engine=execution.analysis,
     )
     execution.run(_AnalyzeRows(ReadParquet(rows, schema=graph_schema), analyze))
+    if analyze.fallback:
+        progress.note(analyze.fallback)
     needed = column_names(TransformGraph(str(made.transform_graph)).raw_schema)
     served = TransformGraph(str(made.transform_graph), without=(recipe.label_key,)).raw_schema
     label_only = set(needed) - set(column_names(served))
     made.schema.write_text(format_schema(absent_at_serving(schema, label_only)))
-    return {"label_only": sorted(label_only), "inputs": column_names(served)}
+    return {
+        "label_only": sorted(label_only),
+        "inputs": column_names(served),
+        "fallback": analyze.fallback,
+    }
 
 
 @dataclasses.dataclass(eq=False)

@@ -1,4 +1,4 @@
-"""Where a Beam pipeline runs."""
+"""Where a Beam pipeline runs, and with which engine it analyzes."""
 
 from __future__ import annotations
 
@@ -25,10 +25,12 @@ class Execution:
         runner: Beam's name of the runner. The default runs in this process; `DirectRunner`
             would try Prism first, which needs a download.
         options: Further options as on Beam's command line.
+        analysis: The engine of `Analyze`.
     """
 
     runner: str = "FnApiRunner"
     options: tuple[str, ...] = ()
+    analysis: str = "auto"
 
     def run(self, build: beam.PTransform) -> None:
         """Apply `build` to an empty pipeline and wait until it is done.

@@ -18,7 +18,7 @@ import tensorflow_transform as tft
 
 from skewless import progress
 from skewless.models.export import export
-from skewless.models.predict import Predictor
+from skewless.models.predict import Predictor, read_input_schema
 from skewless.models.train import train
 from skewless.pipeline.artifacts import RunPaths, digest_file, write_json
 from skewless.pipeline.execution import Execution
@@ -131,7 +131,8 @@ def _write_sample(path: pathlib.Path, run: RunPaths, model: pathlib.Path) -> Non
     """Write the first test rows as JSON with just the fields that the model takes."""
     parts = run.row_parts("test") or run.row_parts("train")
     batch = next(pq.ParquetFile(parts[0]).iter_batches(batch_size=_SAMPLE_ROWS))
-    path.write_bytes(b"".join(b"%s\n" % r for r in json_rows(batch, Predictor(str(model)).schema)))
+    schema = read_input_schema(str(model))
+    path.write_bytes(b"".join(b"%s\n" % row for row in json_rows(batch, schema)))
 
 
 def evaluate_model(

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from skewless.transforms.join import JoinAsOf
     from skewless.transforms.predict import Predict
     from skewless.transforms.rows import Rejected, Rows
+    from skewless.transforms.sinks.tfrecord import WriteTFRecord
+    from skewless.transforms.sinks.tfrecord_file import TFRecordOptions
     from skewless.transforms.sources.csv import ReadCsv
     from skewless.transforms.sources.json_lines import ReadJsonLines
     from skewless.transforms.sources.parquet import ReadParquet
@@ -71,6 +73,8 @@ _HOMES = {
     "transforms.join": ("JoinAsOf",),
     "transforms.predict": ("Predict",),
     "transforms.rows": ("Rejected", "Rows"),
+    "transforms.sinks.tfrecord": ("WriteTFRecord",),
+    "transforms.sinks.tfrecord_file": ("TFRecordOptions",),
     "transforms.sources.csv": ("ReadCsv",),
     "transforms.sources.json_lines": ("ReadJsonLines",),
     "transforms.sources.parquet": ("ReadParquet",),
@@ -104,9 +108,11 @@ __all__ = [
     "SkewlessError",
     "SplitByHash",
     "SplitByTime",
+    "TFRecordOptions",
     "Validate",
     "Where",
     "WideAndDeep",
+    "WriteTFRecord",
     "at_least",
     "at_most",
     "categories",

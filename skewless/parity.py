@@ -23,7 +23,15 @@ from skewless.arrays import argument_names
 from skewless.errors import RecipeError
 from skewless.schema import Schema, find_feature, missing_int, parse_schema
 
-__all__ = ["PAD_TO", "TransformGraph", "pad_rows", "read_raw_schema", "slice_rows"]
+__all__ = [
+    "PAD_TO",
+    "TransformGraph",
+    "as_inputs",
+    "pad_rows",
+    "read_raw_schema",
+    "row_signature",
+    "slice_rows",
+]
 
 PAD_TO = 16
 
@@ -90,23 +98,11 @@ class TransformGraph(tf.Module):  # type: ignore[misc]
         The keys are the columns' names; the specs have those of `argument_names`, by which
         a signature is called.
         """
-        specs = {}
-        arguments = argument_names(self.raw_schema)
-        for name, spec in self.feature_spec.items():
-            feature = find_feature(self.raw_schema, name)
-            listed = feature is not None and _rank(feature, spec) == 2
-            shape = [None, None] if listed else [None]
-            specs[name] = tf.TensorSpec(shape, spec.dtype, name=arguments[name])
-        return specs
+        return row_signature(self.raw_schema)
 
     def from_rows(self, rows: Tensors) -> dict[str, Any]:
         """Return the features of raw rows given as dense tensors (see `row_signature`)."""
-        inputs = {}
-        for name, spec in self.feature_spec.items():
-            feature = find_feature(self.raw_schema, name)
-            missing = missing_int(feature) if spec.dtype == tf.int64 else None
-            inputs[name] = _as_spec(tf.convert_to_tensor(rows[name], spec.dtype), spec, missing)
-        return self.from_tensors(inputs)
+        return self.from_tensors(as_inputs(rows, self.raw_schema))
 
     def from_examples(self, serialized: tf.Tensor) -> dict[str, Any]:
         """Return the features of serialized raw `tf.train.Example`s, shape [rows]."""
@@ -127,6 +123,37 @@ class TransformGraph(tf.Module):  # type: ignore[misc]
         padded = pad_rows(inputs, self._pad_to)
         features = self._loader.apply_transform_model(padded)
         return {name: _settle(slice_rows(features[name], rows)) for name in self.outputs}
+
+
+def row_signature(schema: Schema) -> dict[str, tf.TensorSpec]:
+    """Return the spec of each raw column as a dense tensor; see `TransformGraph`."""
+    specs = {}
+    arguments = argument_names(schema)
+    features = {feature.name: feature for feature in schema.feature}
+    for name, spec in schema_utils.schema_as_feature_spec(schema).feature_spec.items():
+        listed = _rank(features[name], spec) == 2
+        shape = [None, None] if listed else [None]
+        specs[name] = tf.TensorSpec(shape, spec.dtype, name=arguments[name])
+    return specs
+
+
+def as_inputs(rows: Tensors, schema: Schema) -> dict[str, Any]:
+    """Return dense raw tensors as a `preprocessing_fn` takes them.
+
+    Args:
+        rows: For each column of `schema` a tensor as `row_signature` says, with missing
+            values written out.
+        schema: The raw columns.
+
+    Returns:
+        A tensor for each required column, a SparseTensor of present values for the others.
+    """
+    inputs = {}
+    features = {feature.name: feature for feature in schema.feature}
+    for name, spec in schema_utils.schema_as_feature_spec(schema).feature_spec.items():
+        missing = missing_int(features[name]) if spec.dtype == tf.int64 else None
+        inputs[name] = _as_spec(tf.convert_to_tensor(rows[name], spec.dtype), spec, missing)
+    return inputs
 
 
 def pad_rows(inputs: Tensors, multiple: int) -> dict[str, Any]:

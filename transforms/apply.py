@@ -83,7 +83,9 @@ def load_transform(transform_graph: str, pad_to: int = PAD_TO) -> Apply:
     Loading costs about half a second and tracing as much again, so bundles share it.
     """
     graph = TransformGraph(transform_graph, pad_to=pad_to)
-    features = tf.function(graph.from_rows, input_signature=[graph.row_signature()])
+    # Its branches and loops are over names; rewriting them for tensors takes seconds.
+    signature = [graph.row_signature()]
+    features = tf.function(graph.from_rows, input_signature=signature, autograph=False)
     specs = features.get_concrete_function().structured_outputs
     converter = tensor_to_arrow.TensorsToRecordBatchConverter(
         {name: tf.type_spec_from_value(value) for name, value in specs.items()}

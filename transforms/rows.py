@@ -111,6 +111,10 @@ class _RecordBatchCoder(coders.Coder):  # type: ignore[misc]
         with pa.ipc.open_stream(encoded) as reader:
             return reader.read_next_batch()
 
+    def estimate_size(self, value: pa.RecordBatch) -> int:
+        """Return the size for Beam's metrics, which would else encode the batch to know it."""
+        return int(value.nbytes)
+
     def is_deterministic(self) -> bool:
         return True
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 __all__ = ["BucketCounts", "count_buckets", "mean_areas", "merge_counts"]
 
+Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 
 # As fine as TFMA's areas of a binary model; a probability of 1 has a bucket of its own.
@@ -27,16 +28,16 @@ class BucketCounts(NamedTuple):
     rows: Ints = np.zeros(0, np.int64)
 
 
-def count_buckets(label: Ints, probabilities: npt.NDArray[np.float64]) -> BucketCounts:
+def count_buckets(is_class: Bools, probabilities: npt.NDArray[np.float64]) -> BucketCounts:
     """Count the rows of each place.
 
     Args:
-        label: The class of each row, of shape [rows].
+        is_class: Whether a row is of a class, of shape [rows, classes].
         probabilities: From 0 to 1, of shape [rows, classes].
     """
     classes = np.arange(probabilities.shape[1])
     buckets = (probabilities * (_BUCKETS - 1)).astype(np.int64)
-    places = 2 * (classes * _BUCKETS + buckets) + (label[:, None] == classes)
+    places = 2 * (classes * _BUCKETS + buckets) + is_class
     return BucketCounts(*np.unique(places, return_counts=True))
 
 
@@ -55,7 +56,7 @@ def mean_areas(counts: BucketCounts) -> tuple[float, float]:
     Means over the classes, one against the rest; a class that no row has, or every row, has
     no area and does not count. Both are NaN where no class is left.
 
-    >>> mean_areas(count_buckets(np.array([0, 1]), np.array([[0.9, 0.1], [0.2, 0.8]])))
+    >>> mean_areas(count_buckets(np.array([[False], [True]]), np.array([[0.1], [0.8]])))
     (1.0, 1.0)
     """
     areas = [

@@ -14,20 +14,18 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import tensorflow_model_analysis as tfma
 from apache_beam.io.filesystems import FileSystems
-from tensorflow_model_analysis.slicer import slicer_lib
 
 from skewless.errors import RecipeError, RunError, no_such_column
 from skewless.transforms.evaluation.decision import LABEL, METRICS, PREDICTION, Evaluation
-from skewless.transforms.evaluation.metrics import eval_config, on_grid
+from skewless.transforms.evaluation.metrics import SliceRows, metrics_combiner, on_grid
 
-__all__ = ["MISSING", "Evaluate", "join_predictions", "slice_extracts"]
+__all__ = ["MISSING", "Evaluate", "join_predictions", "slice_rows"]
 
 MISSING = "(missing)"
 
 SliceKey = tuple[tuple[str, str], ...]
-Extracts = dict[str, Any]
+Results = Sequence[tuple[SliceKey, Mapping[str, float]]]
 
 
 @dataclasses.dataclass(eq=False)
@@ -61,30 +59,19 @@ class Evaluate(beam.PTransform):  # type: ignore[misc]
         self.slices = Evaluation(self.slices).slices
 
     def expand(self, batches: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[Any]:
-        """Wire slicing, TFMA's metrics and both writers."""
-        config = eval_config(self.task, self.classes, self.slices)
-        evaluator = tfma.evaluators.MetricsPlotsAndValidationsEvaluator(config, run_after=None)
-        to_extracts = functools.partial(
-            slice_extracts, slices=self.slices, task=self.task, classes=self.classes
+        """Wire slicing, the metrics of each slice, and the one writer of all."""
+        to_slices = functools.partial(
+            slice_rows, slices=self.slices, task=self.task, classes=self.classes
         )
-        evaluation = (
-            batches
-            | "SliceRows" >> beam.FlatMap(to_extracts)
-            | "ComputeMetrics" >> tfma.ExtractAndEvaluate(extractors=[], evaluators=[evaluator])
+        write = functools.partial(
+            _write_metrics, output=self.output, task=self.task, slices=self.slices
         )
-        metrics = evaluation["metrics"] | "BlankUndefined" >> beam.MapTuple(_blank_undefined)
-        writers = [
-            tfma.writers.MetricsPlotsAndValidationsWriter(
-                {"metrics": FileSystems.join(self.output, "metrics")}, config
-            ),
-            tfma.writers.EvalConfigWriter(self.output, config),
-        ]
-        _ = {"metrics": metrics} | "WriteForTfma" >> tfma.WriteResults(writers=writers)
         return (
-            metrics
+            batches
+            | "SliceRows" >> beam.FlatMap(to_slices)
+            | "ComputeMetrics" >> beam.CombinePerKey(metrics_combiner(self.task, self.classes))
             | "CollectSlices" >> beam.combiners.ToList()
-            | "FormatMetrics" >> beam.Map(_format_metrics, self.slices, METRICS[self.task])
-            | "WriteMetrics" >> beam.Map(_write_metrics, self.output)
+            | "WriteMetrics" >> beam.Map(write)
         )
 
 
@@ -119,10 +106,10 @@ def join_predictions(
     )
 
 
-def slice_extracts(
+def slice_rows(
     batch: pa.RecordBatch, slices: Sequence[Sequence[str]], task: str, classes: int = 2
-) -> Iterator[Extracts]:
-    """Yield all rows of a batch as one TFMA extract, then the rows of each slice as one.
+) -> Iterator[tuple[SliceKey, SliceRows]]:
+    """Yield all rows of a batch, by the key `()`, then the rows of each slice.
 
     Args:
         batch: Rows as `join_predictions` gives them.
@@ -148,12 +135,7 @@ def slice_extracts(
     # No columns to group by is one group of all rows.
     groups = (group for columns in ((), *slices) for group in _group_rows(batch, columns))
     for key, rows in groups:
-        yield {
-            tfma.LABELS_KEY: label[rows],
-            tfma.PREDICTIONS_KEY: prediction[rows],
-            tfma.EXAMPLE_WEIGHTS_KEY: np.ones(len(rows)),
-            tfma.SLICE_KEY_TYPES_KEY: slicer_lib.slice_keys_to_numpy_array([key]),
-        }
+        yield key, SliceRows(label[rows], prediction[rows])
 
 
 def _group_rows(
@@ -212,23 +194,14 @@ _REPAIRS = {
 }
 
 
-def _blank_undefined(key: SliceKey, metrics: dict[Any, Any]) -> tuple[SliceKey, dict[Any, Any]]:
-    """Make the areas NaN where there is one class only; TFMA calls them 0."""
-    label = next((v for k, v in metrics.items() if k.name == "mean_label"), math.nan)
-    areas = ("auc", "auc_pr") if label in (0.0, 1.0) else ()
-    return key, {k: math.nan if k.name in areas else v for k, v in metrics.items()}
-
-
 def _format_metrics(
-    results: Sequence[tuple[SliceKey, Mapping[Any, Any]]],
-    slices: Sequence[Sequence[str]],
-    names: Sequence[str],
+    results: Results, slices: Sequence[Sequence[str]], names: Sequence[str]
 ) -> dict[str, Any]:
     """Return the content of `metrics.json`: slices in the recipe's order, then by value."""
-    by_slice = {}
-    for key, metrics in results:
-        values = {k.name: float(v) for k, v in metrics.items()}
-        by_slice[key] = {n: None if math.isnan(values[n]) else values[n] for n in names}
+    by_slice = {
+        key: {n: None if math.isnan(metrics[n]) else metrics[n] for n in names}
+        for key, metrics in results
+    }
     if () not in by_slice:
         raise RunError("Evaluate: there are no rows to evaluate; is the test split empty?")
     overall = by_slice.pop(())
@@ -240,7 +213,14 @@ def _format_metrics(
     }
 
 
-def _write_metrics(metrics: dict[str, Any], output: str) -> dict[str, Any]:
+def _write_metrics(
+    results: Results, output: str, task: str, slices: Sequence[Sequence[str]]
+) -> dict[str, Any]:
+    # TFMA takes a second to import, which only this step is to pay.
+    from skewless.transforms.evaluation.tfma_files import write_for_tfma
+
+    metrics = _format_metrics(results, slices, METRICS[task])
+    write_for_tfma(output, results, task, slices)
     with FileSystems.create(FileSystems.join(output, "metrics.json"), "text/plain") as file:
         file.write((json.dumps(metrics, indent=2) + "\n").encode())
     return metrics

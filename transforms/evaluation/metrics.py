@@ -1,79 +1,44 @@
-"""The metrics of each task as TFMA computes them, and the few that it lacks.
+"""The metrics of each task, from what batches of rows add up to.
 
-One extract holds many rows of one slice. TFMA's own binary metrics see such an extract as
-one example with many outputs and flatten it, which is many times faster than an extract a
-row; the metrics defined here work on the whole arrays. Every accumulator is exact (counts,
-or integers in fixed point), so neither sharding nor order can change a bit of a result.
+Every accumulator is exact (counts, or integers in fixed point), so neither sharding nor
+order can change a bit of a result. A row costs a few array operations; where TensorFlow
+Model Analysis (TFMA) has a metric of the same name, it is defined alike.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
 import numpy.typing as npt
-from tensorflow_model_analysis.metrics import metric_types
-from tensorflow_model_analysis.proto import config_pb2
 
+from skewless.exact import FINEST, exact_sum
 from skewless.transforms.evaluation.areas import (
     BucketCounts,
     count_buckets,
     mean_areas,
     merge_counts,
 )
-from skewless.transforms.evaluation.decision import METRICS
 
-__all__ = ["ClassMetrics", "RegressionMetrics", "eval_config", "on_grid"]
+__all__ = ["SliceRows", "metrics_combiner", "on_grid"]
 
-# What an extract calls its weights; all of them are 1, so that their sum counts its rows.
-_WEIGHTS = "rows"
-
-_BINARY = (
-    ("AUC", {"name": "auc"}),
-    ("AUCPrecisionRecall", {"name": "auc_pr"}),
-    ("Precision", {"name": "precision", "thresholds": [0.5]}),
-    ("Recall", {"name": "recall", "thresholds": [0.5]}),
-    ("F1Score", {"name": "f1", "thresholds": [0.5]}),
-    ("BinaryAccuracy", {"name": "accuracy"}),
-    ("Calibration", {"name": "calibration"}),
-    ("MeanLabel", {"name": "mean_label"}),
-    ("MeanPrediction", {"name": "mean_prediction"}),
-)
+_NAN = float("nan")
 
 
-def eval_config(task: str, classes: int, slices: Iterable[Sequence[str]]) -> config_pb2.EvalConfig:
-    """Return TFMA's configuration: the task's metrics, overall and by slice.
+class SliceRows(NamedTuple):
+    """The rows of one slice in one batch.
 
-    Args:
-        task: `binary`, `multiclass` or `regression`.
-        classes: The number of classes; multiclass only.
-        slices: The columns of each slice.
+    Attributes:
+        label: Of shape [rows]; finite, and for a classifier one of the classes.
+        prediction: Of shape [rows], or [rows, classes] for several classes; finite, and for
+            a classifier probabilities that are `on_grid`.
     """
-    configs = {
-        "binary": _BINARY,
-        "multiclass": (("ClassMetrics", {"classes": classes}),),
-        "regression": (("RegressionMetrics", {}),),
-    }[task]
-    metrics = [
-        config_pb2.MetricConfig(
-            class_name=name,
-            config=json.dumps(arguments),
-            module=__name__ if name in __all__ else "",
-        )
-        for name, arguments in (*configs, ("ExampleCount", {"name": "example_count"}))
-    ]
-    return config_pb2.EvalConfig(
-        model_specs=[config_pb2.ModelSpec(example_weight_key=_WEIGHTS)],
-        metrics_specs=[config_pb2.MetricsSpec(metrics=metrics)],
-        slicing_specs=[
-            config_pb2.SlicingSpec(),
-            *(config_pb2.SlicingSpec(feature_keys=columns) for columns in slices),
-        ],
-    )
+
+    label: npt.NDArray[np.float32]
+    prediction: npt.NDArray[Any]
 
 
 def on_grid(probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
@@ -85,11 +50,89 @@ def on_grid(probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     return rounded / 2.0**24
 
 
-# TFMA calls a metric's function by the names of its parameters, used or not.
-# ruff: noqa: ARG001
+def metrics_combiner(task: str, classes: int) -> beam.CombineFn:
+    """Return what combines `SliceRows` to the task's metrics by name, NaN where undefined.
+
+    Args:
+        task: `binary`, `multiclass` or `regression`.
+        classes: The number of classes; multiclass only.
+    """
+    if task == "regression":
+        return _RegressionMetrics()
+    return _BinaryMetrics() if task == "binary" else _ClassMetrics(classes)
 
 
-class ClassMetrics(metric_types.Metric):  # type: ignore[misc]
+class _Counts(NamedTuple):
+    """What the metrics of a classifier are made of.
+
+    `decided` are rows by label and decided class, of shape [classes, classes]; `sums` those
+    of the probabilities, of shape [classes], or [1] for a binary model.
+    """
+
+    decided: npt.NDArray[np.int64]
+    buckets: BucketCounts
+    sums: npt.NDArray[np.float64]
+
+
+class _Classifier(beam.CombineFn):  # type: ignore[misc]
+    """Count rows by class and probability; what to make of the counts is left open."""
+
+    def __init__(self, classes: int, probabilities: int) -> None:
+        self._classes = classes
+        self._probabilities = probabilities
+
+    def create_accumulator(self) -> _Counts:
+        decided = np.zeros((self._classes, self._classes), np.int64)
+        return _Counts(decided, BucketCounts(), np.zeros(self._probabilities))
+
+    def add_input(self, counts: _Counts, rows: SliceRows) -> _Counts:
+        label = rows.label.astype(np.int64)
+        if rows.prediction.ndim == 1:
+            probabilities = rows.prediction[:, np.newaxis]
+            is_class, decided = label[:, np.newaxis] == 1, rows.prediction > 0.5
+        else:
+            probabilities = rows.prediction
+            is_class = label[:, np.newaxis] == np.arange(self._classes)
+            decided = probabilities.argmax(axis=1)
+        pairs = np.bincount(label * self._classes + decided, minlength=self._classes**2)
+        added = _Counts(
+            pairs.reshape(self._classes, self._classes),
+            count_buckets(is_class, probabilities),
+            probabilities.sum(axis=0),
+        )
+        return self.merge_accumulators([counts, added])
+
+    def merge_accumulators(self, accumulators: Iterable[_Counts]) -> _Counts:
+        decided, buckets, sums = zip(*accumulators, strict=True)
+        return _Counts(np.sum(decided, axis=0), merge_counts(buckets), np.sum(sums, axis=0))
+
+
+class _BinaryMetrics(_Classifier):
+    """All rests on the probability of class 1, which is decided above 0.5."""
+
+    def __init__(self) -> None:
+        super().__init__(classes=2, probabilities=1)
+
+    def extract_output(self, counts: _Counts) -> dict[str, float]:
+        auc, auc_pr = mean_areas(counts.buckets)
+        (_, false_positives), (false_negatives, right) = counts.decided.tolist()
+        rows, positives = int(counts.decided.sum()), false_negatives + right
+        total = float(counts.sums[0])
+        return {
+            "auc": auc,
+            "auc_pr": auc_pr,
+            "precision": _share(right, right + false_positives),
+            "recall": _share(right, positives),
+            "f1": _share(2 * right, 2 * right + false_positives + false_negatives),
+            "accuracy": _share(int(np.trace(counts.decided)), rows),
+            "calibration": _share(total, positives),
+            "mean_label": _share(positives, rows),
+            "mean_prediction": _share(total, rows),
+            "example_count": float(rows),
+        }
+
+
+class _ClassMetrics(_Classifier):
     """Accuracy, and all else of a binary model as plain means over the classes.
 
     Precision, recall and F1: a class that a slice has neither as label nor as prediction
@@ -99,121 +142,32 @@ class ClassMetrics(metric_types.Metric):  # type: ignore[misc]
     class's probability over its number of rows; a class that no row has does not count.
     """
 
-    def __init__(self, classes: int, name: str = "classes") -> None:
-        super().__init__(_class_computations, name=name, classes=classes)
-
-
-def _class_computations(
-    name: str, classes: int, example_weighted: bool
-) -> list[metric_types.MetricComputation]:
-    return [
-        _computation(("accuracy", "precision", "recall", "f1"), _CountClasses(classes)),
-        _computation(("auc", "auc_pr", "calibration"), _CountProbabilities(classes)),
-    ]
-
-
-class RegressionMetrics(metric_types.Metric):  # type: ignore[misc]
-    """Mean absolute error, root of the mean squared error, R², and the two means.
-
-    R² is 1 minus the squared errors' share of the labels' squared deviations from their
-    mean; it is NaN where all labels are the same. Squares of float32 are exact in float64.
-    """
-
-    def __init__(self, name: str = "regression") -> None:
-        super().__init__(_regression_computations, name=name)
-
-
-def _regression_computations(
-    name: str, example_weighted: bool
-) -> list[metric_types.MetricComputation]:
-    names = [name for name in METRICS["regression"] if name != "example_count"]
-    return [_computation(names, _SumErrors())]
-
-
-def _computation(names: Iterable[str], combiner: beam.CombineFn) -> metric_types.MetricComputation:
-    keys = [_key(name) for name in names]
-    return metric_types.MetricComputation(keys=keys, preprocessors=None, combiner=combiner)
-
-
-def _key(name: str) -> metric_types.MetricKey:
-    return metric_types.MetricKey(name, example_weighted=True)
-
-
-class _CountClasses(beam.CombineFn):  # type: ignore[misc]
-    """Count rows by label and predicted class: int64 of shape [classes, classes]."""
-
     def __init__(self, classes: int) -> None:
-        self._classes = classes
+        super().__init__(classes, classes)
 
-    def create_accumulator(self) -> npt.NDArray[np.int64]:
-        return np.zeros((self._classes, self._classes), np.int64)
-
-    def add_input(self, counts: npt.NDArray[np.int64], inputs: Any) -> npt.NDArray[np.int64]:
-        label = np.asarray(inputs.label).astype(np.int64)
-        at = label * self._classes + np.asarray(inputs.prediction).argmax(axis=1)
-        added = np.bincount(at, minlength=self._classes**2)
-        return counts + added.reshape(self._classes, self._classes)
-
-    def merge_accumulators(
-        self, accumulators: Iterable[npt.NDArray[np.int64]]
-    ) -> npt.NDArray[np.int64]:
-        return sum(accumulators, start=self.create_accumulator())
-
-    def extract_output(
-        self, counts: npt.NDArray[np.int64]
-    ) -> Mapping[metric_types.MetricKey, float]:
-        right, labels, predicted = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
-        seen = labels + predicted > 0
-        right, labels, predicted = right[seen], labels[seen], predicted[seen]
-        return {
-            _key("accuracy"): float(right.sum() / labels.sum()),
-            _key("precision"): float(np.mean(right / np.maximum(predicted, 1))),
-            _key("recall"): float(np.mean(right / np.maximum(labels, 1))),
-            _key("f1"): float(np.mean(2 * right / (labels + predicted))),
-        }
-
-
-class _Probabilities(NamedTuple):
-    """What AUC and calibration are made of; the last two of shape [classes]."""
-
-    buckets: BucketCounts
-    rows: npt.NDArray[np.int64]
-    sums: npt.NDArray[np.float64]
-
-
-class _CountProbabilities(beam.CombineFn):  # type: ignore[misc]
-    """Count rows by class and bucket of probability; sum probabilities, which are `on_grid`."""
-
-    def __init__(self, classes: int) -> None:
-        self._classes = classes
-
-    def create_accumulator(self) -> _Probabilities:
-        nothing = np.zeros(self._classes)
-        return _Probabilities(BucketCounts(), nothing.astype(np.int64), nothing)
-
-    def add_input(self, counts: _Probabilities, inputs: Any) -> _Probabilities:
-        label = np.asarray(inputs.label).astype(np.int64)
-        probabilities = np.asarray(inputs.prediction)
-        rows = np.bincount(label, minlength=self._classes)
-        added = (count_buckets(label, probabilities), rows, probabilities.sum(axis=0))
-        return self.merge_accumulators([counts, _Probabilities(*added)])
-
-    def merge_accumulators(self, accumulators: Iterable[_Probabilities]) -> _Probabilities:
-        buckets, rows, sums = zip(*accumulators, strict=True)
-        return _Probabilities(merge_counts(buckets), np.sum(rows, axis=0), np.sum(sums, axis=0))
-
-    def extract_output(self, counts: _Probabilities) -> Mapping[metric_types.MetricKey, float]:
+    def extract_output(self, counts: _Counts) -> dict[str, float]:
         auc, auc_pr = mean_areas(counts.buckets)
-        seen = counts.rows > 0
+        right, labels = np.diag(counts.decided), counts.decided.sum(axis=1)
+        predicted = counts.decided.sum(axis=0)
+        had, seen = labels > 0, labels + predicted > 0
         return {
-            _key("auc"): auc,
-            _key("auc_pr"): auc_pr,
-            _key("calibration"): float(np.mean(counts.sums[seen] / counts.rows[seen])),
+            "auc": auc,
+            "auc_pr": auc_pr,
+            "precision": float(np.mean(right[seen] / np.maximum(predicted[seen], 1))),
+            "recall": float(np.mean(right[seen] / np.maximum(labels[seen], 1))),
+            "f1": float(np.mean(2 * right[seen] / (labels + predicted)[seen])),
+            "accuracy": float(right.sum() / labels.sum()),
+            "calibration": float(np.mean(counts.sums[had] / labels[had])),
+            "example_count": float(labels.sum()),
         }
+
+
+def _share(part: float, whole: int) -> float:
+    return part / whole if whole else _NAN
 
 
 class _Sums(NamedTuple):
-    """Exact sums over rows, in units of `_UNIT` but for the first."""
+    """Exact sums over rows, in units of 2**`FINEST` but for the first."""
 
     rows: int = 0
     absolute_errors: int = 0
@@ -223,50 +177,36 @@ class _Sums(NamedTuple):
     predictions: int = 0
 
 
-class _SumErrors(beam.CombineFn):  # type: ignore[misc]
-    """Sum what the metrics of a regression are made of."""
+class _RegressionMetrics(beam.CombineFn):  # type: ignore[misc]
+    """Mean absolute error, root of the mean squared error, R², and the two means.
+
+    R² is 1 minus the squared errors' share of the labels' squared deviations from their
+    mean; it is NaN where all labels are the same. Squares of float32 are exact in float64.
+    """
 
     def create_accumulator(self) -> _Sums:
         return _Sums()
 
-    def add_input(self, sums: _Sums, inputs: Any) -> _Sums:
-        label = np.asarray(inputs.label, np.float32).astype(np.float64)
-        prediction = np.asarray(inputs.prediction, np.float32).astype(np.float64)
+    def add_input(self, sums: _Sums, rows: SliceRows) -> _Sums:
+        label = rows.label.astype(np.float64)
+        prediction = rows.prediction.astype(np.float64)
         error = prediction - label
         added = (abs(error), error**2, label, label**2, prediction)
-        return self.merge_accumulators([sums, _Sums(len(label), *map(_exact_sum, added))])
+        return self.merge_accumulators([sums, _Sums(len(label), *map(exact_sum, added))])
 
     def merge_accumulators(self, accumulators: Iterable[_Sums]) -> _Sums:
         return _Sums(*map(sum, zip(*accumulators, strict=True)))
 
-    def extract_output(self, sums: _Sums) -> Mapping[metric_types.MetricKey, float]:
-        means = [Fraction(total, sums.rows) * _UNIT for total in sums[1:]]
+    def extract_output(self, sums: _Sums) -> dict[str, float]:
+        unit = Fraction(1, 2**-FINEST)
+        means = [Fraction(total, sums.rows) * unit for total in sums[1:]]
         absolute_error, squared_error, label, squared_label, prediction = means
         variance = squared_label - label**2
         return {
-            _key("mae"): float(absolute_error),
-            _key("rmse"): float(squared_error) ** 0.5,
-            _key("r2"): float(1 - squared_error / variance) if variance > 0 else float("nan"),
-            _key("mean_label"): float(label),
-            _key("mean_prediction"): float(prediction),
+            "mae": float(absolute_error),
+            "rmse": float(squared_error) ** 0.5,
+            "r2": float(1 - squared_error / variance) if variance > 0 else _NAN,
+            "mean_label": float(label),
+            "mean_prediction": float(prediction),
+            "example_count": float(sums.rows),
         }
-
-
-# No float64 has a finer bit than this.
-_UNIT = Fraction(1, 2**1074)
-
-
-def _exact_sum(values: npt.NDArray[np.float64]) -> int:
-    """Return the sum of finite float64s, in units of `_UNIT`, without any rounding."""
-    fraction, exponent = np.frexp(values)
-    whole = (fraction * 2.0**53).astype(np.int64)
-    total = 0
-    for power in np.unique(exponent):
-        same = whole[exponent == power]
-        # In halves of 27 and 26 bits, so that int64 holds the sums of 2**36 rows.
-        halves = (int((same >> 26).sum()) << 26) + int((same & (2**26 - 1)).sum())
-        # frexp calls 2**-1074 0.5 * 2**-1073, hence a shift below 0 for subnormals only,
-        # whose lowest bits are zeros.
-        shift = int(power) - 53 + 1074
-        total += halves << shift if shift >= 0 else halves >> -shift
-    return total

@@ -1,7 +1,7 @@
 """Statistics over present values that no sharding and no order of the rows can change.
 
-Sums are kept as Python integers in fixed point, so adding is exact and merging is integer
-addition; mean and variance are rounded once, at the very end. Quantiles are tf.Transform's
+Sums are exact (see `skewless.exact`), so merging is integer addition; mean and variance are
+rounded once, at the very end. Quantiles are tf.Transform's
 sketch. The only place that knows tf.Transform's analyzers from within.
 """
 
@@ -19,16 +19,9 @@ import tensorflow as tf
 from tensorflow_transform import analyzer_nodes, analyzers
 
 from skewless.errors import DataError
+from skewless.exact import FINEST, exact_moments, ratio
 
 __all__ = ["Moments", "MomentsCombiner", "moments", "quantiles", "require_values"]
-
-# A float64 is mantissa * 2**exponent with an integer mantissa below 2**53 and an exponent
-# of at least -1126 (the smallest subnormal, 2**-1074, as frexp normalises it).
-_MANTISSA = 53
-_LOWEST = -1126
-# Pieces of 27 bits: their float64 sum in a bincount is exact for up to 2**26 values.
-_PIECE = 27
-_MOST = 2**26
 
 _SKETCH_ERROR = 1e-4
 _FINEST_QUANTILE = 10_000
@@ -108,7 +101,7 @@ def _no_values(source: str) -> DataError:
 class MomentsCombiner(_Combiner):
     """Exact count, sum, sum of squares, minimum and maximum of float64 values.
 
-    The accumulator is (count, sum * 2**1126, squares * 2**2252, minimum, maximum).
+    The accumulator is (count, sum * 2**1074, squares * 2**2148, minimum, maximum).
     """
 
     def create_accumulator(self) -> tuple[Any, ...]:
@@ -120,11 +113,10 @@ class MomentsCombiner(_Combiner):
     ) -> tuple[Any, ...]:
         """Return the accumulator with the values of one batch added."""
         values = np.ravel(batch_values[0])
-        for start in range(0, len(values), _MOST):
-            part = values[start : start + _MOST]
-            added = (len(part), *_exact_sums(part), float(part.min()), float(part.max()))
-            accumulator = _merge(accumulator, added)
-        return accumulator
+        if not len(values):
+            return accumulator
+        added = (len(values), *exact_moments(values), float(values.min()), float(values.max()))
+        return _merge(accumulator, added)
 
     def merge_accumulators(self, accumulators: Iterable[tuple[Any, ...]]) -> tuple[Any, ...]:
         """Return the accumulator of all values."""
@@ -138,10 +130,9 @@ class MomentsCombiner(_Combiner):
         count, total, squares, low, high = accumulator
         if not count:
             raise _no_values(self._source)
-        # Dividing two Python integers is correctly rounded.
-        mean = total / (count << -_LOWEST)
-        variance = (count * squares - total * total) / ((count * count) << (-2 * _LOWEST))
-        results = (np.int64(count), *map(np.float64, (mean, variance, low, high)))
+        mean = ratio(total, count, exponent=FINEST)
+        variance = ratio(count * squares - total * total, count * count, exponent=2 * FINEST)
+        results = (np.int64(count), mean, variance, np.float64(low), np.float64(high))
         return [np.asarray(result) for result in results]
 
     def output_tensor_infos(self) -> list[Any]:
@@ -158,28 +149,6 @@ def _merge(one: Sequence[Any], other: Sequence[Any]) -> tuple[Any, ...]:
         min(one[3], other[3]),
         max(one[4], other[4]),
     )
-
-
-def _exact_sums(values: npt.NDArray[np.float64]) -> tuple[int, int]:
-    """Return the sum (in units of 2**-1126) and the sum of squares (2**-2252), exactly."""
-    fractions, exponents = np.frexp(values)
-    mantissas = np.ldexp(fractions, _MANTISSA).astype(np.int64)
-    shifts = exponents.astype(np.int64) - _MANTISSA - _LOWEST
-    high, low = mantissas >> _PIECE, mantissas & (2**_PIECE - 1)
-    total = _shifted_sum(high, shifts, _PIECE) + _shifted_sum(low, shifts, 0)
-    # (high * 2**27 + low) squared; each product is below 2**54 and is summed in two pieces.
-    squares = 0
-    for product, place in ((high * high, 2 * _PIECE), (high * low, _PIECE + 1), (low * low, 0)):
-        squares += _shifted_sum(product >> _PIECE, 2 * shifts, place + _PIECE)
-        squares += _shifted_sum(product & (2**_PIECE - 1), 2 * shifts, place)
-    return total, squares
-
-
-def _shifted_sum(pieces: npt.NDArray[np.int64], shifts: npt.NDArray[np.int64], place: int) -> int:
-    """Return the sum of pieces * 2**(shifts + place)."""
-    least = int(shifts.min())
-    sums = np.bincount(shifts - least, weights=pieces)
-    return sum(int(sums[at]) << (least + int(at) + place) for at in np.flatnonzero(sums))
 
 
 class _CountCombiner(_Combiner):
@@ -214,10 +183,11 @@ class _QuantilesCombiner(analyzers.QuantilesCombiner):  # type: ignore[misc]
             output_shape=[buckets + 1],
             include_max_and_min=True,
         )
-        self._source = source
+        # What the exact quantiles that may stand for this raise in the same case.
+        self.no_values = _no_values(source)
 
     def extract_output(self, accumulator: Any) -> list[Any]:
         (found,) = accumulator.GetQuantiles(self._num_quantiles).to_pylist() or [[]]
         if not found or not all(map(math.isfinite, found)):
-            raise _no_values(self._source)
+            raise self.no_values
         return [np.asarray(found, np.float64)]

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import pathlib
+from collections.abc import Iterable, Iterator
 
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow as tf
-from tfx_bsl.coders import example_coder
 
 from skewless import progress
-from skewless.transforms.apply import apply_transform, load_transform
+from skewless.parity import read_raw_schema
+from skewless.schema import column_names
+from skewless.transforms.apply import Apply, apply_transform, load_transform
 from skewless.transforms.rows import Rejected
-from skewless.transforms.sinks.files import whole_file, write_error
+from skewless.transforms.sinks.files import whole_file
 from skewless.transforms.sinks.rejected import rejected_to_json
+from skewless.transforms.sinks.tfrecord_file import TFRecordFile, TFRecordOptions
 
 __all__ = ["WriteExamples", "write_examples"]
+
+_OPTIONS = TFRecordOptions()
 
 
 @dataclasses.dataclass(eq=False)
@@ -27,7 +31,8 @@ class WriteExamples(beam.PTransform):  # type: ignore[misc]
 
     A row that the graph cannot take is rejected, and its part of rows is written anew
     without it, so that the two stay row by row the same. A part that is there already is
-    left as it is: that is how a killed run goes on.
+    left as it is: that is how a killed run goes on. A part of rows is in memory at once,
+    or as much of it as the graph needs.
 
     Args:
         transform_graph: A directory in tf.Transform's layout.
@@ -68,42 +73,59 @@ def write_examples(
     """
     source = pathlib.Path(part)
     split = source.parent.name
-    target = pathlib.Path(directory) / split / f"{source.stem}.tfrecord.gz"
+    target = pathlib.Path(directory) / split / f"{source.stem}{_OPTIONS.suffix}"
     if target.exists():
         return str(target)
+    columns = column_names(read_raw_schema(transform_graph))
+    apply = load_transform(transform_graph)
     with whole_file(target) as path:
         try:
-            kept, bad = _write(source, path, transform_graph, batch_rows)
-        except (tf.errors.ResourceExhaustedError, tf.errors.UnknownError) as error:
-            raise write_error(target, OSError(errno.ENOSPC, str(error.message))) from error
-        if bad:
-            # In this order a kill at any point loses no row: the rejected ones are on
-            # disk before they leave the rows, and the part counts as done only after.
-            with whole_file(pathlib.Path(rejected) / f"{split}-{source.stem}.jsonl") as lines:
-                lines.write_text("".join(f"{rejected_to_json(row)}\n" for row in bad))
-            with whole_file(source) as rows:
-                pq.write_table(pa.Table.from_batches(kept), rows, compression="zstd")
+            rows = _write(path, map(apply, _batches(source, batch_rows, columns)))
+        except tf.errors.OpError:
+            # Rare, and then every column is needed: the part is gone through once more.
+            rows, kept, bad = _write_accepted(path, apply, _batches(source, batch_rows))
+            if bad:
+                # In this order a kill at any point loses no row: the rejected ones are on
+                # disk before they leave the rows, and the part counts as done only after.
+                with whole_file(pathlib.Path(rejected) / f"{split}-{source.stem}.jsonl") as lines:
+                    lines.write_text("".join(f"{rejected_to_json(row)}\n" for row in bad))
+                with whole_file(source) as remaining:
+                    pq.write_table(pa.Table.from_batches(kept), remaining, compression="zstd")
+    progress.add("rows_transformed", rows)
     return str(target)
 
 
-def _write(
-    source: pathlib.Path, target: pathlib.Path, transform_graph: str, batch_rows: int
-) -> tuple[list[pa.RecordBatch], list[Rejected]]:
-    """Write features to `target`; return the rows written, where any was rejected."""
-    apply = load_transform(transform_graph)
-    encoder = example_coder.RecordBatchToExamplesEncoder()
-    options = tf.io.TFRecordOptions(compression_type="GZIP", compression_level=6)
+def _batches(
+    source: pathlib.Path, batch_rows: int, columns: list[str] | None = None
+) -> list[pa.RecordBatch]:
+    """Return the rows of a part in even batches, as its row groups may be of any size."""
+    with pq.ParquetFile(source) as file:
+        table = file.read(columns=columns)
+    return list(table.combine_chunks().to_batches(max_chunksize=batch_rows))
+
+
+def _write(target: pathlib.Path, batches: Iterable[pa.RecordBatch]) -> int:
+    """Write batches of features to `target`; return how many rows there were."""
+    rows = 0
+    with target.open("wb") as file, TFRecordFile(file, _OPTIONS) as records:
+        for features in batches:
+            records.write(features)
+            rows += features.num_rows
+    return rows
+
+
+def _write_accepted(
+    target: pathlib.Path, apply: Apply, batches: Iterable[pa.RecordBatch]
+) -> tuple[int, list[pa.RecordBatch], list[Rejected]]:
+    """Write the features of the rows that the graph takes; return those and the others."""
     kept: list[pa.RecordBatch] = []
     rejected: list[Rejected] = []
-    with (
-        tf.io.TFRecordWriter(str(target), options) as writer,
-        pq.ParquetFile(source) as rows,
-    ):
-        for batch in rows.iter_batches(batch_size=batch_rows):
+
+    def accepted() -> Iterator[pa.RecordBatch]:
+        for batch in batches:
             (taken, features), bad = apply_transform(apply, batch)
-            for example in encoder.encode(features):
-                writer.write(example)
             kept.append(taken)
             rejected.extend(bad)
-            progress.add("rows_transformed", taken.num_rows)
-    return (kept if rejected else []), rejected
+            yield features
+
+    return _write(target, accepted()), kept, rejected

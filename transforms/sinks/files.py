@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from skewless.errors import RunError
 
-__all__ = ["is_disk_full", "whole_file", "write_error"]
+__all__ = ["is_disk_full", "named_errors", "whole_file", "write_error"]
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -25,12 +25,20 @@ def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        raise write_error(path, error) from error
+        with named_errors(path):
+            yield temporary
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def named_errors(path: pathlib.Path | str) -> Iterator[None]:
+    """Turn any failure of the file system into the error of `write_error`."""
+    try:
+        yield
+    except OSError as error:
+        raise write_error(path, error) from error
 
 
 def is_disk_full(error: OSError) -> bool:
@@ -38,7 +46,7 @@ def is_disk_full(error: OSError) -> bool:
     return error.errno in _DISK_FULL
 
 
-def write_error(path: pathlib.Path, error: OSError) -> RunError:
+def write_error(path: pathlib.Path | str, error: OSError) -> RunError:
     """Return the error for a file that could not be written, with the repair."""
     repair = "check the directory and its permissions"
     if is_disk_full(error):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import pathlib
 import uuid
@@ -14,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from skewless.transforms.rows import FILE, OFFSET
-from skewless.transforms.sinks.files import write_error
+from skewless.transforms.sinks.files import named_errors
 
 __all__ = ["Part", "WriteParquet"]
 
@@ -82,7 +81,7 @@ class _WriteParquet(beam.DoFn):  # type: ignore[misc]
         self._part: _OpenPart | None = None
 
     def process(self, batch: pa.RecordBatch) -> Iterator[Part]:
-        with _named_errors(self._directory):
+        with named_errors(self._directory):
             self._part = self._part or _OpenPart(self._directory, batch)
             self._part.write(batch)
             if self._part.bytes >= self._part_bytes:
@@ -91,18 +90,10 @@ class _WriteParquet(beam.DoFn):  # type: ignore[misc]
 
     def finish_bundle(self) -> Iterator[Any]:
         if self._part is not None:
-            with _named_errors(self._directory):
+            with named_errors(self._directory):
                 yield beam.utils.windowed_value.WindowedValue(
                     self._part.close(), beam.window.MIN_TIMESTAMP, [beam.window.GlobalWindow()]
                 )
-
-
-@contextlib.contextmanager
-def _named_errors(directory: pathlib.Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise write_error(directory, error) from error
 
 
 def _origin(batch: pa.RecordBatch) -> tuple[str, int]:

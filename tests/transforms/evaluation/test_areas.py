@@ -16,9 +16,13 @@ def rows(n=3_000, classes=3, seed=0):
     return label, probabilities / 1.3
 
 
+def one_hot(label, classes=3):
+    return np.eye(classes, dtype=bool)[label]
+
+
 def test_areas_are_scikit_learns():
     label, probabilities = rows()
-    roc, precision_recall = mean_areas(count_buckets(label, probabilities))
+    roc, precision_recall = mean_areas(count_buckets(one_hot(label), probabilities))
     expected = sk.roc_auc_score(label, probabilities, multi_class="ovr", average="macro")
     assert roc == pytest.approx(expected, abs=1e-4)
     expected = sk.average_precision_score(np.eye(3)[label], probabilities, average="macro")
@@ -30,7 +34,7 @@ def test_ties_are_interpolated_as_tfma_does(digits):
     label, probabilities = rows(500)
     # Between two thresholds of TFMA's; it merges its two lowest buckets.
     probabilities = probabilities.round(digits) * 0.9 + 0.05005
-    ours = mean_areas(count_buckets(label, probabilities))
+    ours = mean_areas(count_buckets(one_hot(label), probabilities))
     thresholds = [-1e-7, *np.linspace(0, 1, 1_001)[1:-1], 1 + 1e-7]
     theirs = []
     for one, score in zip(np.eye(3)[label].T, probabilities.T, strict=True):
@@ -50,8 +54,10 @@ def test_ties_are_interpolated_as_tfma_does(digits):
 def test_counts_add_up_in_any_order(parts, seed):
     label, probabilities = rows(40, seed=seed)
     order = np.random.default_rng(seed).permutation(40)
-    counts = [count_buckets(label[at], probabilities[at]) for at in np.array_split(order, parts)]
-    once = count_buckets(label, probabilities)
+    counts = [
+        count_buckets(one_hot(label[at]), probabilities[at]) for at in np.array_split(order, parts)
+    ]
+    once = count_buckets(one_hot(label), probabilities)
     for ours, expected in zip(merge_counts(counts), once, strict=True):
         assert ours.tolist() == expected.tolist()
     assert mean_areas(merge_counts(counts)) == mean_areas(once)
@@ -60,7 +66,7 @@ def test_counts_add_up_in_any_order(parts, seed):
 def test_a_class_that_no_row_has_is_left_out():
     label, probabilities = rows()
     without = label != 2
-    roc, _ = mean_areas(count_buckets(label[without], probabilities[without]))
+    roc, _ = mean_areas(count_buckets(one_hot(label[without]), probabilities[without]))
     one_of = np.eye(3)[label[without]][:, :2]
     expected = sk.roc_auc_score(one_of, probabilities[without][:, :2])
     assert roc == pytest.approx(expected, abs=1e-4)
@@ -68,6 +74,6 @@ def test_a_class_that_no_row_has_is_left_out():
 
 def test_one_class_has_no_area():
     probabilities = np.array([[0.0, 1.0], [1.0, 0.0]])
-    assert np.isnan(mean_areas(count_buckets(np.array([1, 1]), probabilities))).all()
-    assert mean_areas(count_buckets(np.array([1, 0]), probabilities)) == (1.0, 1.0)
-    assert mean_areas(count_buckets(np.array([0, 1]), probabilities))[0] == 0.0
+    assert np.isnan(mean_areas(count_buckets(one_hot([1, 1], 2), probabilities))).all()
+    assert mean_areas(count_buckets(one_hot([1, 0], 2), probabilities)) == (1.0, 1.0)
+    assert mean_areas(count_buckets(one_hot([0, 1], 2), probabilities))[0] == 0.0

@@ -10,9 +10,12 @@ import pytest
 import tensorflow_model_analysis as tfma
 from apache_beam.testing.util import assert_that, equal_to
 from sklearn import metrics as sk
+from tensorflow_model_analysis.slicer import slicer_lib
 
 from skewless.errors import RecipeError, RunError
-from skewless.transforms.evaluation.evaluate import Evaluate, join_predictions, slice_extracts
+from skewless.transforms.evaluation.evaluate import Evaluate, join_predictions, slice_rows
+from skewless.transforms.evaluation.metrics import on_grid
+from skewless.transforms.evaluation.tfma_files import eval_config
 
 
 def run(batches, output, task, **arguments):
@@ -98,6 +101,33 @@ def test_binary_metrics_are_scikit_learns_overall_and_in_each_slice(tmp_path):
         if "day" in wanted:
             chosen &= days == wanted["day"]
         check(entry["metrics"], chosen)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered in divide:RuntimeWarning")
+def test_binary_metrics_are_what_tfma_computes_itself(tmp_path):
+    _, label, prediction = rows(400, seed=4)
+    prediction = prediction * np.float32(0.9) + np.float32(0.05)  # it merges its lowest buckets
+    batch = join_predictions(pa.record_batch({"x": [1] * 400}), label, prediction)
+    ours = run([batch], tmp_path, "binary")["overall"]
+    config = eval_config("binary", [])
+    evaluator = tfma.evaluators.MetricsPlotsAndValidationsEvaluator(config, run_after=None)
+    # One extract of many rows is to TFMA an example of many outputs.
+    extract = {
+        tfma.LABELS_KEY: label,
+        tfma.PREDICTIONS_KEY: on_grid(prediction),
+        tfma.EXAMPLE_WEIGHTS_KEY: np.ones(400),
+        tfma.SLICE_KEY_TYPES_KEY: slicer_lib.slice_keys_to_numpy_array([()]),
+    }
+    with beam.Pipeline("FnApiRunner") as pipeline:
+        evaluation = (
+            pipeline
+            | beam.Create([extract], reshuffle=False)
+            | tfma.ExtractAndEvaluate(extractors=[], evaluators=[evaluator])
+        )
+        names = evaluation["metrics"] | beam.MapTuple(
+            lambda _, metrics: {key.name: float(value) for key, value in metrics.items()}
+        )
+        assert_that(names, equal_to([pytest.approx(ours, abs=1e-12)]))
 
 
 def test_multiclass_metrics_are_scikit_learns(tmp_path):
@@ -196,17 +226,12 @@ def test_times_and_missing_values_are_slices_by_their_text():
     noon = datetime.datetime(2013, 1, 1, 12, tzinfo=datetime.UTC)
     raw = pa.record_batch({"at": pa.array([noon, None, noon], pa.timestamp("s", "UTC"))})
     batch = join_predictions(raw, np.zeros(3), np.zeros(3), ["at"])
-    extracts = list(slice_extracts(batch, [("at",)], "binary"))
-    keys = [
-        e["slice_key_types"] if "slice_key_types" in e else e[tfma.SLICE_KEY_TYPES_KEY]
-        for e in extracts
+    by_slice = [(key, len(rows.label)) for key, rows in slice_rows(batch, [("at",)], "binary")]
+    assert by_slice == [
+        ((), 3),
+        ((("at", "2013-01-01 12:00:00Z"),), 2),
+        ((("at", "(missing)"),), 1),
     ]
-    assert [k[0] for k in keys] == [
-        (),
-        (("at", "2013-01-01 12:00:00Z"),),
-        (("at", "(missing)"),),
-    ]
-    assert [len(e[tfma.LABELS_KEY]) for e in extracts] == [3, 2, 1]
 
 
 def test_no_rows_is_a_clear_error(tmp_path):
@@ -225,7 +250,7 @@ def test_no_rows_is_a_clear_error(tmp_path):
 def test_what_cannot_be_evaluated_is_a_clear_error(label, prediction, line):
     batch = join_predictions(pa.record_batch({"x": [1, 2]}), np.array(label), np.array(prediction))
     with pytest.raises(RunError, match=line):
-        list(slice_extracts(batch, [], "binary"))
+        list(slice_rows(batch, [], "binary"))
 
 
 @pytest.mark.parametrize(
@@ -240,9 +265,9 @@ def test_a_class_that_only_the_test_rows_have_is_a_clear_error(task, classes, ot
         f"expected 0 to {classes - 1} for this {task} model; give every class rows to train on"
     )
     with pytest.raises(RunError, match=line) as caught:
-        list(slice_extracts(batch, [], task, classes))
+        list(slice_rows(batch, [], task, classes))
     assert "\n" not in str(caught.value)
-    assert list(slice_extracts(batch.slice(0, 2), [], task, classes))
+    assert list(slice_rows(batch.slice(0, 2), [], task, classes))
 
 
 def test_the_classes_of_the_model_are_checked_before_anything_is_counted(tmp_path):
@@ -257,6 +282,6 @@ def test_mistakes_in_arguments():
     with pytest.raises(RecipeError, match='there is no column "orign"; did you mean "origin"'):
         join_predictions(raw, one, one, ["orign"])
     with pytest.raises(RecipeError, match='"tags" is a list'):
-        list(slice_extracts(join_predictions(raw, one, one, ["tags"]), [("tags",)], "binary"))
+        list(slice_rows(join_predictions(raw, one, one, ["tags"]), [("tags",)], "binary"))
     with pytest.raises(RecipeError, match="expected one of binary, multiclass, regression"):
         Evaluate("out", "ranking")

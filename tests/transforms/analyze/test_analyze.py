@@ -13,7 +13,8 @@ from skewless.arrays import raw_arrays
 from skewless.errors import DataError, RecipeError
 from skewless.parity import TransformGraph, read_raw_schema
 from skewless.schema import arrow_schema, drop_columns, make_feature, make_schema
-from skewless.transforms.analyze import Analyze, as_tensor_columns, check_exportable
+from skewless.transforms.analyze import Analyze, check_exportable
+from skewless.transforms.analyze.columns import as_tensor_columns
 from skewless.transforms.features.columns import category, cross, numeric
 from skewless.transforms.features.graph import build_preprocessing_fn
 from skewless.transforms.rows import with_origin
