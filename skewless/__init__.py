@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from skewless.models.predict import Predictor
     from skewless.pipeline.recipe import Recipe, load_recipe
     from skewless.transforms.analyze import Analyze
+    from skewless.transforms.analyze_and_transform import AnalyzeAndTransform
     from skewless.transforms.apply import ApplyTransform
     from skewless.transforms.deduplicate import Deduplicate
     from skewless.transforms.evaluation.decision import Evaluation, at_least, at_most, improves
@@ -53,6 +54,7 @@ _HOMES = {
     "models.predict": ("Predictor",),
     "pipeline.recipe": ("Recipe", "load_recipe"),
     "transforms.analyze": ("Analyze",),
+    "transforms.analyze_and_transform": ("AnalyzeAndTransform",),
     "transforms.apply": ("ApplyTransform",),
     "transforms.deduplicate": ("Deduplicate",),
     "transforms.evaluation.decision": ("Evaluation", "at_least", "at_most", "improves"),
@@ -85,6 +87,7 @@ _HOME = {name: f"skewless.{home}" for home, names in _HOMES.items() for name in 
 
 __all__ = [
     "Analyze",
+    "AnalyzeAndTransform",
     "ApplyTransform",
     "DataError",
     "Deduplicate",

@@ -76,12 +76,17 @@ def _first_line(error: tf.errors.OpError) -> str:
     return str(error.message).strip().splitlines()[0].replace("{{", "").replace("}}", "")
 
 
-@functools.lru_cache(maxsize=4)
 def load_transform(transform_graph: str, pad_to: int = PAD_TO) -> Apply:
     """Return the function from raw rows to features of a written graph, once a process.
 
     Loading costs about half a second and tracing as much again, so bundles share it.
     """
+    written = tf.io.gfile.stat(f"{transform_graph}/transform_fn/saved_model.pb").mtime_nsec
+    return _load(transform_graph, pad_to, written)
+
+
+@functools.lru_cache(maxsize=4)
+def _load(transform_graph: str, pad_to: int, _: int) -> Apply:
     graph = TransformGraph(transform_graph, pad_to=pad_to)
     # Its branches and loops are over names; rewriting them for tensors takes seconds.
     signature = [graph.row_signature()]

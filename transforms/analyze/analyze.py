@@ -3,35 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
-import uuid
-from collections.abc import Iterator, Mapping
-from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
-import tensorflow as tf
-import tensorflow_transform.beam as tft_beam
 
 from skewless.errors import RecipeError
-from skewless.schema import Schema, format_schema
-from skewless.transforms.analyze.columns import adapter_config, as_tensor_columns
-from skewless.transforms.analyze.exportable import PreprocessingFn, trace
-from skewless.transforms.analyze.internals import (
-    GraphWriter,
-    Traced,
-    Unsupported,
-    check_version,
-    phases,
-)
-from skewless.transforms.analyze.passes import CacheRows, RunPhases
-from skewless.transforms.analyze.plan import Known, Phase
+from skewless.schema import Schema
+from skewless.transforms.analyze.columns import raw_columns
+from skewless.transforms.analyze.exportable import PreprocessingFn
+from skewless.transforms.analyze.fit import ENGINES, delete_tree, plan_fit
+from skewless.transforms.cache import CacheRows
 
-__all__ = ["ENGINES", "Analyze"]
-
-ENGINES = ("auto", "fused", "tft")
-
-_log = logging.getLogger(__name__)
+__all__ = ["Analyze"]
 
 
 @dataclasses.dataclass(eq=False)
@@ -77,84 +60,17 @@ class Analyze(beam.PTransform):  # type: ignore[misc]
 
     def expand(self, rows: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[str]:
         """Return the PCollection of `output_dir`, written."""
-        scratch = f"{self.temp_dir}/analyze-{uuid.uuid4().hex}"
-        traced = trace(self.preprocessing_fn, self.raw_schema, scratch)
-        found = () if self.engine == "tft" else self._phases(traced)
-        if self.engine == "tft" or self.fallback:
-            written = rows | "AnalyzeDataset" >> _AnalyzeDataset(self)
-        else:
-            written = rows | "AnalyzeFused" >> _AnalyzeFused(self, traced, found)
-        return written | "WriteRawSchema" >> beam.ParDo(
-            _WriteRawSchema(self.raw_schema, self.output_dir, scratch)
+        fit = plan_fit(
+            self.raw_schema, self.preprocessing_fn, self.output_dir, self.temp_dir, self.engine
         )
-
-    def _phases(self, traced: Traced) -> tuple[Phase, ...]:
-        try:
-            check_version()
-            return phases(traced, self.raw_schema.SerializeToString())
-        except Unsupported as why:
-            if self.engine == "fused":
-                raise RecipeError(f'Analyze(engine="fused"): not for this function: {why}') from why
-            self.fallback = f"analysis by tft_beam.AnalyzeDataset: {why}"
-            _log.warning(self.fallback)
-            return ()
+        self.fallback = fit.fallback
+        needed = rows | "NeededColumns" >> beam.Map(
+            _needed_columns, self.raw_schema, sorted(fit.columns)
+        ).with_output_types(pa.RecordBatch)
+        paths = needed | "CacheRows" >> CacheRows(f"{fit.temp_dir}/rows")
+        written = paths | "Fit" >> fit
+        return written | "DeleteTemporary" >> beam.Map(delete_tree, fit.temp_dir)
 
 
-@dataclasses.dataclass(eq=False)
-class _AnalyzeFused(beam.PTransform):  # type: ignore[misc]
-    analyze: Analyze
-    traced: Traced
-    phases: tuple[Phase, ...]
-
-    def expand(self, rows: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[str]:
-        writer, schema = GraphWriter.of(self.traced), self.analyze.raw_schema
-        columns = frozenset[str]().union(*(phase.columns for phase in self.phases))
-        cache = CacheRows(schema, columns, f"{self.traced.temp_dir}/rows")
-        known = rows | "CacheRows" >> cache | "RunPhases" >> RunPhases(self.phases)
-        return known | "WriteGraph" >> beam.Map(_write_graph, writer, self.analyze.output_dir)
-
-
-def _write_graph(known: Mapping[str, Known], writer: GraphWriter, output_dir: str) -> str:
-    writer.write(known, output_dir)
-    return output_dir
-
-
-@dataclasses.dataclass(eq=False)
-class _AnalyzeDataset(beam.PTransform):  # type: ignore[misc]
-    analyze: Analyze
-
-    def expand(self, rows: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[Any]:
-        schema = self.analyze.raw_schema
-        columns = rows | "ToTensorColumns" >> beam.ParDo(_ToTensorColumns(schema))
-        with tft_beam.Context(temp_dir=self.analyze.temp_dir):
-            graph = (columns, adapter_config(schema)) | "FitGraph" >> tft_beam.AnalyzeDataset(
-                self.analyze.preprocessing_fn
-            )
-            return graph | "WriteGraph" >> tft_beam.WriteTransformFn(self.analyze.output_dir)
-
-
-@beam.typehints.with_input_types(pa.RecordBatch)
-@beam.typehints.with_output_types(pa.RecordBatch)
-class _ToTensorColumns(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, schema: Schema) -> None:
-        self._schema = schema
-
-    def process(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-        yield as_tensor_columns(batch, self._schema)
-
-
-@beam.typehints.with_output_types(str)
-class _WriteRawSchema(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, schema: Schema, output_dir: str, scratch: str) -> None:
-        self._text = format_schema(schema)
-        self._output_dir = output_dir
-        self._scratch = scratch
-
-    def process(self, _: Any) -> Iterator[str]:
-        folder = f"{self._output_dir}/metadata"
-        tf.io.gfile.makedirs(folder)
-        with tf.io.gfile.GFile(f"{folder}/schema.pbtxt", "w") as file:
-            file.write(self._text)
-        if tf.io.gfile.exists(self._scratch):
-            tf.io.gfile.rmtree(self._scratch)
-        yield self._output_dir
+def _needed_columns(batch: pa.RecordBatch, schema: Schema, columns: list[str]) -> pa.RecordBatch:
+    return raw_columns(batch, schema).select(columns)

@@ -46,7 +46,7 @@ class Combiner(abc.ABC):
     def extract_output(self, accumulator: Any) -> Sequence[Any]:
         """Return the analyzer's outputs."""
 
-    def refine(self, accumulator: Any) -> Combiner | None:
+    def refine(self, accumulator: Any) -> Combiner | None:  # noqa: ARG002 - most have enough
         """Return what must see all rows once more to finish, or None when this is enough."""
         return None
 

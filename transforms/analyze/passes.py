@@ -1,4 +1,4 @@
-"""The passes of an analysis in Beam: every batch once to disk, then over the files.
+"""The passes of an analysis in Beam, each over all files of the cache.
 
 Each pass is one DoFn that feeds all combiners of its phase, one CombineGlobally that merges
 them, and one DoFn that says what the next pass has to do, however many features there are.
@@ -7,89 +7,20 @@ them, and one DoFn that says what the next pass has to do, however many features
 from __future__ import annotations
 
 import dataclasses
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam.io.filesystems import FileSystems
 
-from skewless.schema import Schema
-from skewless.transforms.analyze.columns import raw_columns
 from skewless.transforms.analyze.combiner import Array, Combiner
 from skewless.transforms.analyze.plan import Known, Phase, Progress, advance
+from skewless.transforms.cache import read_cache
 
-__all__ = ["CacheRows", "RunPhases"]
-
-# A file of the cache is what one worker reads at once in each pass.
-_FILE_BYTES = 64 << 20
+__all__ = ["RunPhases"]
 
 # A combiner travels with its accumulator, so that merging needs nothing else.
 Accumulators = dict[str, tuple[Combiner, Any]]
-
-
-@dataclasses.dataclass(eq=False)
-class CacheRows(beam.PTransform):  # type: ignore[misc]
-    """Write batches to Arrow IPC files and give their paths.
-
-    Args:
-        schema: What the rows must be.
-        columns: The columns to keep.
-        directory: Where, on any Beam file system.
-    """
-
-    schema: Schema
-    columns: frozenset[str]
-    directory: str
-
-    def expand(self, rows: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[str]:
-        """Write what each bundle holds, and spread the files over the workers."""
-        write = _WriteCache(self.schema, sorted(self.columns), self.directory)
-        paths = rows | "WriteCache" >> beam.ParDo(write)
-        return paths | "SpreadCache" >> beam.Reshuffle()
-
-
-@beam.typehints.with_input_types(pa.RecordBatch)
-@beam.typehints.with_output_types(str)
-class _WriteCache(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, schema: Schema, columns: Sequence[str], directory: str) -> None:
-        self._schema = schema
-        self._columns = columns
-        self._directory = directory
-
-    def setup(self) -> None:
-        if not FileSystems.exists(self._directory):
-            FileSystems.mkdirs(self._directory)
-
-    def start_bundle(self) -> None:
-        self._path, self._bytes = "", 0
-        self._file: Any = None
-        self._writer: Any = None
-
-    def process(self, batch: pa.RecordBatch) -> Iterator[str]:
-        batch = raw_columns(batch, self._schema).select(self._columns)
-        if self._writer is None:
-            # A name of its own for each try: a retried bundle leaves nothing half done
-            # behind that anybody reads.
-            self._path = FileSystems.join(self._directory, f"rows-{uuid.uuid4().hex}.arrow")
-            self._file = FileSystems.create(self._path)
-            self._writer = pa.ipc.new_stream(self._file, batch.schema)
-        self._writer.write_batch(batch)
-        self._bytes += batch.nbytes
-        if self._bytes >= _FILE_BYTES:
-            yield self._close()
-
-    def finish_bundle(self) -> Iterator[Any]:
-        if self._writer is not None:
-            yield beam.transforms.window.GlobalWindows.windowed_value(self._close())
-
-    def _close(self) -> str:
-        self._writer.close()
-        self._file.close()
-        path = self._path
-        self.start_bundle()
-        return path
 
 
 @dataclasses.dataclass(eq=False)
@@ -176,12 +107,6 @@ class _Accumulate(beam.DoFn):  # type: ignore[misc]
         if self._accumulators:
             yield beam.transforms.window.GlobalWindows.windowed_value(self._accumulators)
         self._accumulators = {}
-
-
-def read_cache(path: str) -> Iterator[pa.RecordBatch]:
-    """Yield the batches of a file of the cache."""
-    with FileSystems.open(path) as file, pa.ipc.open_stream(file) as reader:
-        yield from reader
 
 
 class _Merge(beam.CombineFn):  # type: ignore[misc]
