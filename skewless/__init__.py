@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from skewless.transforms.join import JoinAsOf
     from skewless.transforms.predict import Predict
     from skewless.transforms.rows import Rejected, Rows
+    from skewless.transforms.sinks.parquet import WriteParquet
     from skewless.transforms.sinks.tfrecord import WriteTFRecord
     from skewless.transforms.sinks.tfrecord_file import TFRecordOptions
     from skewless.transforms.sources.csv import ReadCsv
@@ -75,6 +76,7 @@ _HOMES = {
     "transforms.join": ("JoinAsOf",),
     "transforms.predict": ("Predict",),
     "transforms.rows": ("Rejected", "Rows"),
+    "transforms.sinks.parquet": ("WriteParquet",),
     "transforms.sinks.tfrecord": ("WriteTFRecord",),
     "transforms.sinks.tfrecord_file": ("TFRecordOptions",),
     "transforms.sources.csv": ("ReadCsv",),
@@ -115,6 +117,7 @@ __all__ = [
     "Validate",
     "Where",
     "WideAndDeep",
+    "WriteParquet",
     "WriteTFRecord",
     "at_least",
     "at_most",
