@@ -178,10 +178,18 @@ def pad_rows(inputs: Tensors, multiple: int) -> dict[str, Any]:
     if any(not isinstance(value, tf.Tensor) for value in inputs.values()):
         extra += multiple
     extra = tf.where(rows > 0, extra, 0)
-    return {name: _pad(value, rows, extra, multiple) for name, value in inputs.items()}
+    padded = _repeating_last(rows, extra)
+    return {
+        name: _take(value, padded)
+        if isinstance(value, tf.Tensor)
+        else _pad(value, rows, extra, multiple)
+        for name, value in inputs.items()
+    }
 
 
-def _pad(value: Any, rows: tf.Tensor, extra: tf.Tensor, multiple: int) -> Any:
+def _pad(
+    value: tf.SparseTensor | tf.RaggedTensor, rows: tf.Tensor, extra: tf.Tensor, multiple: int
+) -> Any:
     if isinstance(value, tf.SparseTensor):
         count = tf.size(value.values, out_type=tf.int64)
         more = (-count) % multiple
@@ -190,27 +198,26 @@ def _pad(value: Any, rows: tf.Tensor, extra: tf.Tensor, multiple: int) -> Any:
         width = tf.maximum(value.dense_shape[1], tf.cast(more > 0, tf.int64))
         return tf.SparseTensor(
             tf.concat([value.indices, padding], 0),
-            _repeat_last(value.values, count, more),
+            _take(value.values, _repeating_last(count, more)),
             tf.stack([rows + extra, width]),
         )
-    if isinstance(value, tf.RaggedTensor):
-        flat = value.flat_values
-        count = tf.shape(flat, out_type=tf.int64)[0]
-        more = (-count) % multiple
-        lengths = tf.cast(tf.range(extra) < more, value.row_splits.dtype)
-        splits = tf.concat([value.row_splits, value.row_splits[-1] + tf.cumsum(lengths)], 0)
-        return tf.RaggedTensor.from_row_splits(
-            _repeat_last(flat, count, more), splits, validate=False
-        )
-    return _repeat_last(value, rows, extra)
+    flat = value.flat_values
+    count = tf.shape(flat, out_type=tf.int64)[0]
+    more = (-count) % multiple
+    lengths = tf.cast(tf.range(extra) < more, value.row_splits.dtype)
+    splits = tf.concat([value.row_splits, value.row_splits[-1] + tf.cumsum(lengths)], 0)
+    values = _take(flat, _repeating_last(count, more))
+    return tf.RaggedTensor.from_row_splits(values, splits, validate=False)
 
 
-def _repeat_last(values: tf.Tensor, count: tf.Tensor, more: tf.Tensor) -> tf.Tensor:
-    """Append `more` copies of the last of `count` values."""
-    at = tf.minimum(tf.range(count + more, dtype=tf.int64), tf.maximum(count - 1, 0))
-    return tf.ensure_shape(
-        tf.gather(values, at), values.shape[:0].concatenate([None]).concatenate(values.shape[1:])
-    )
+def _repeating_last(count: tf.Tensor, more: tf.Tensor) -> tf.Tensor:
+    """Return 0 to `count` - 1, then `more` times the last of them."""
+    return tf.minimum(tf.range(count + more, dtype=tf.int64), tf.maximum(count - 1, 0))
+
+
+def _take(values: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
+    shape = values.shape[:0].concatenate([None]).concatenate(values.shape[1:])
+    return tf.ensure_shape(tf.gather(values, at), shape)
 
 
 def slice_rows(value: Any, rows: tf.Tensor) -> Any:

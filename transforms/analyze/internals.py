@@ -119,15 +119,20 @@ class Traced:
     @functools.cached_property
     def fingerprint(self) -> Any:
         """By which tf.Transform knows that another trace has the same analyzers."""
-        return graph_tools.get_analyzers_fingerprint(self.graph, self.inputs)
+        with _watched_reductions():
+            return graph_tools.get_analyzers_fingerprint(self.graph, self.inputs)
 
 
 # Functions of another module are replaced for the while, for every thread.
-_tracing = threading.Lock()
+_tracing = threading.RLock()
 
 
 @contextlib.contextmanager
 def _watched_reductions() -> Iterator[dict[str, tuple[Any, ...]]]:
+    """Trace with reductions watched, and without what makes tracing wide tables slow.
+
+    Every trace of a function must be made under it, or its fingerprints differ.
+    """
     reduced: dict[str, tuple[Any, ...]] = {}
 
     def watch(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -144,8 +149,46 @@ def _watched_reductions() -> Iterator[dict[str, tuple[Any, ...]]]:
     with _tracing, contextlib.ExitStack() as stack:
         for name in _WATCHED:
             original = getattr(tf_utils, name)
+            if name == "reduce_batch_count_mean_and_var":
+                original = functools.partial(_stand_in, original)
             stack.enter_context(mock.patch.object(tf_utils, name, watch(original)))
+        keys = _SourceKeys()
+        stack.enter_context(mock.patch.object(graph_tools, "_retrieve_source_keys", keys))
         yield reduced
+
+
+def _stand_in(original: Callable[..., Any], x: Any, reduce_instance_dims: bool) -> Any:
+    """Return tensors of the shape of count, mean and variance that depend on the same.
+
+    Nobody runs them here, and in a wide table they are most of what there is to trace.
+    """
+    if reduce_instance_dims:
+        return (tf.reduce_sum(tf_utils.get_values(x)),) * 3
+    if isinstance(x, tf.Tensor):
+        return (tf.reduce_sum(x, axis=0),) * 3
+    return original(x, reduce_instance_dims)
+
+
+class _SourceKeys:
+    """`graph_tools._retrieve_source_keys`, but not comparing every column with every other."""
+
+    def __init__(self) -> None:
+        self._inputs: Any = None
+        self._columns: dict[Any, str] = {}
+
+    def __call__(self, tensors: Sequence[tf.Tensor], inputs: Mapping[str, Any]) -> set[str]:
+        if self._inputs is not inputs:
+            self._inputs = inputs
+            self._columns = {
+                tensor.ref(): column
+                for column, value in inputs.items()
+                for tensor in tf.nest.flatten(value, expand_composites=True)
+            }
+        sources = graph_tools.retrieve_sources(
+            [tensor.op for tensor in tensors], ignore_control_dependencies=True
+        )
+        refs = (source.ref() for source in sources)
+        return {self._columns[ref] for ref in refs if ref in self._columns}
 
 
 def phases(traced: Traced, schema: bytes) -> tuple[Phase, ...]:
@@ -512,16 +555,17 @@ class _TableFeed:
         wanted = {name: self.arrays[name] for name in sorted(arrays)}
         names = sorted({tensor for array in wanted.values() for tensor in array.tensors})
         path = f"{self.temp_dir}/graph-{uuid.uuid4().hex}"
-        impl_helper.trace_and_write_v2_saved_model(
-            path,
-            self.preprocessing_fn,
-            self.specs,
-            self.temp_dir,
-            self.fingerprint,
-            _constants(known),
-            {name: name for name in names},
-            None,
-        )
+        with _watched_reductions():
+            impl_helper.trace_and_write_v2_saved_model(
+                path,
+                self.preprocessing_fn,
+                self.specs,
+                self.temp_dir,
+                self.fingerprint,
+                _constants(known),
+                {name: name for name in names},
+                None,
+            )
         loader = saved_transform_io_v2.SavedModelLoader(path)
         schema = needed_columns(self.schema, wanted.values())
         loader.finalize([feature.name for feature in schema.feature], names)
@@ -558,16 +602,17 @@ class GraphWriter:
         # In the same place as the result, where renaming is what publishes it.
         scratch = f"{output_dir}/transform_tmp-{uuid.uuid4().hex}"
         graph, metadata = f"{scratch}/graph", f"{scratch}/metadata"
-        impl_helper.trace_and_write_v2_saved_model(
-            graph,
-            self.preprocessing_fn,
-            self.specs,
-            self.temp_dir,
-            self.fingerprint,
-            _constants(known),
-            {},
-            None,
-        )
+        with _watched_reductions():
+            impl_helper.trace_and_write_v2_saved_model(
+                graph,
+                self.preprocessing_fn,
+                self.specs,
+                self.temp_dir,
+                self.fingerprint,
+                _constants(known),
+                {},
+                None,
+            )
         written = f"{graph}/{impl_helper.METADATA_DIR_NAME}"
         metadata_io.write_metadata(metadata_io.read_metadata(written), metadata)
         tf.io.gfile.rmtree(written)

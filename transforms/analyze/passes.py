@@ -14,7 +14,7 @@ import apache_beam as beam
 import pyarrow as pa
 
 from skewless.transforms.analyze.combiner import Array, Combiner
-from skewless.transforms.analyze.plan import Known, Phase, Progress, advance
+from skewless.transforms.analyze.plan import Feed, Fold, Known, Phase, Progress, advance
 from skewless.transforms.cache import read_cache
 
 __all__ = ["RunPhases"]
@@ -40,7 +40,7 @@ class RunPhases(beam.PTransform):  # type: ignore[misc]
         """Chain the passes: each one waits for what the one before found."""
         progress = paths.pipeline | "Begin" >> beam.Create([Progress({}, {}, {})])
         for number, phase in enumerate(self.phases):
-            progress |= f"BeginPhase{number}" >> beam.Map(_begin, phase)
+            progress |= f"BeginPhase{number}" >> beam.Map(_begin, phase._replace(feed=None))
             for turn in range(phase.most_passes):
                 one_pass = _Pass(phase, paths)
                 progress = progress | f"Phase{number}Pass{turn}" >> one_pass
@@ -62,10 +62,12 @@ class _Pass(beam.PTransform):  # type: ignore[misc]
 
     def expand(self, progress: beam.PCollection[Progress]) -> beam.PCollection[Progress]:
         accumulators = self.paths | "Accumulate" >> beam.ParDo(
-            _Accumulate(self.phase), beam.pvalue.AsSingleton(progress)
+            _Accumulate(self.phase.feed, self.phase.folds), beam.pvalue.AsSingleton(progress)
         )
         merged = accumulators | "Merge" >> beam.CombineGlobally(_Merge()).without_defaults()
-        return progress | "Advance" >> beam.Map(_advance, beam.pvalue.AsIter(merged), self.phase)
+        # Only those who read rows need the graph, which is the largest part of a phase.
+        phase = self.phase._replace(feed=None)
+        return progress | "Advance" >> beam.Map(_advance, beam.pvalue.AsIter(merged), phase)
 
 
 def _advance(progress: Progress, merged: Iterable[Accumulators], phase: Phase) -> Progress:
@@ -79,20 +81,21 @@ def _advance(progress: Progress, merged: Iterable[Accumulators], phase: Phase) -
 @beam.typehints.with_input_types(str, Progress)
 @beam.typehints.with_output_types(dict)
 class _Accumulate(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, phase: Phase) -> None:
-        self._phase = phase
+    def __init__(self, feed: Feed | None, folds: tuple[Fold, ...]) -> None:
+        self._feed = feed
+        self._folds = folds
 
     def start_bundle(self) -> None:
         self._accumulators: Accumulators = {}
         self._arrays: Callable[[pa.RecordBatch], dict[str, Array]] | None = None
 
     def process(self, path: str, progress: Progress) -> None:
-        folds = [fold for fold in self._phase.folds if fold.name in progress.running]
-        if not folds:
+        folds = [fold for fold in self._folds if fold.name in progress.running]
+        if not folds or self._feed is None:
             return
         if self._arrays is None:
             wanted = frozenset(name for fold in folds for name in fold.arrays)
-            self._arrays = self._phase.feed.load(progress.known, wanted)
+            self._arrays = self._feed.load(progress.known, wanted)
             for fold in folds:
                 combiner = progress.running[fold.name]
                 self._accumulators[fold.name] = combiner, combiner.create_accumulator()

@@ -75,14 +75,14 @@ class Phase(NamedTuple):
 
     Attributes:
         columns: The raw columns that the feed needs.
-        feed: What makes the arrays of a batch.
+        feed: What makes the arrays of a batch; None where no rows are read.
         folds: The combiners.
         steps: What follows when all rows are in, each step after what it needs.
         bindings: What the results are for.
     """
 
     columns: frozenset[str]
-    feed: Feed
+    feed: Feed | None
     folds: tuple[Fold, ...]
     steps: tuple[Step, ...]
     bindings: tuple[Binding, ...]
