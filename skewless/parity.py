@@ -74,7 +74,12 @@ class TransformGraph(tf.Module):  # type: ignore[misc]
             )
         self.outputs = tuple(sorted(outputs - set(without)))
         inputs = self._inputs_of(self.outputs)
-        self._loader.finalize(inputs, self.outputs)
+        self._unfed = {
+            name: tf.type_spec_from_value(value)
+            for name, value in self._loader._structured_inputs.items()
+            if name not in inputs
+        }
+        self._loader.finalize([*inputs, *self._unfed], self.outputs)
         whole = read_raw_schema(path)
         self.raw_schema = Schema()
         self.raw_schema.CopyFrom(whole)
@@ -121,6 +126,9 @@ class TransformGraph(tf.Module):  # type: ignore[misc]
         """Return the features of raw tensors as the `preprocessing_fn` takes them."""
         rows = _row_count(inputs)
         padded = pad_rows(inputs, self._pad_to)
+        # tf.Transform would give columns that no output needs a single row, which fails where
+        # the graph compares the numbers of rows (a vocabulary with labels does).
+        padded.update(_no_values(self._unfed, _row_count(padded)))
         features = self._loader.apply_transform_model(padded)
         return {name: _settle(slice_rows(features[name], rows)) for name in self.outputs}
 
@@ -154,6 +162,19 @@ def as_inputs(rows: Tensors, schema: Schema) -> dict[str, Any]:
         missing = missing_int(features[name]) if spec.dtype == tf.int64 else None
         inputs[name] = _as_spec(tf.convert_to_tensor(rows[name], spec.dtype), spec, missing)
     return inputs
+
+
+def _no_values(specs: Mapping[str, tf.TypeSpec], rows: tf.Tensor) -> dict[str, Any]:
+    """Return `rows` rows of zeros, or of nothing, for each column."""
+    values: dict[str, Any] = {}
+    for name, spec in specs.items():
+        if isinstance(spec, tf.SparseTensorSpec):
+            indices, none = tf.zeros([0, 2], tf.int64), tf.zeros([0], spec.dtype)
+            values[name] = tf.SparseTensor(indices, none, tf.stack([rows, 0]))
+        else:
+            inner = [size or 1 for size in spec.shape[1:]]
+            values[name] = tf.zeros(tf.concat([[rows], inner], 0), spec.dtype)
+    return values
 
 
 def pad_rows(inputs: Tensors, multiple: int) -> dict[str, Any]:

@@ -57,6 +57,9 @@ class _WriteCache(beam.DoFn):  # type: ignore[misc]
         self._writer: Any = None
 
     def process(self, batch: pa.RecordBatch) -> Iterator[str]:
+        # A filter may leave none; and of no rows some graphs cannot even tell the greatest.
+        if not batch.num_rows:
+            return
         if self._writer is None:
             # A name of its own for each try: a retried bundle leaves nothing half done
             # behind that anybody reads.

@@ -12,7 +12,7 @@ ROWS = pa.record_batch({"x": [1, 2, 3, 4, 5], "s": ["a", None, "b", "", "c"]})
 @pytest.mark.parametrize("file_bytes", [1, 1 << 20])
 def test_rows_come_back_as_they_were(tmp_path, monkeypatch, file_bytes):
     monkeypatch.setattr(cache, "_FILE_BYTES", file_bytes)
-    batches = [ROWS.slice(0, 2), ROWS.slice(2, 3)]
+    batches = [ROWS.slice(0, 2), ROWS.slice(0, 0), ROWS.slice(2, 3)]
     with beam.Pipeline("FnApiRunner") as begin:
         paths = begin | beam.Create(batches, reshuffle=False) | CacheRows(str(tmp_path / "rows"))
         again = paths | beam.FlatMap(read_cache) | beam.FlatMap(pa.RecordBatch.to_pylist)

@@ -56,10 +56,13 @@ class Wrapped(Combiner):
 
     Args:
         combiner: An `analyzer_nodes.Combiner`.
+        one_zero: Whether a zero has no sign, and NaN one form only: which of them the least
+            or greatest of several is depends on their order.
     """
 
-    def __init__(self, combiner: Any) -> None:
+    def __init__(self, combiner: Any, *, one_zero: bool = False) -> None:
         self._combiner = combiner
+        self._one_zero = one_zero
 
     def create_accumulator(self) -> Any:
         """Return the accumulator of no rows."""
@@ -78,8 +81,17 @@ class Wrapped(Combiner):
 
     def extract_output(self, accumulator: Any) -> Sequence[Any]:
         """Return the analyzer's outputs."""
-        outputs: Sequence[Any] = self._combiner.extract_output(accumulator)
-        return outputs
+        # Some take an accumulator for empty only when they merge it.
+        merged = self._combiner.merge_accumulators([accumulator])
+        outputs: Sequence[Any] = self._combiner.extract_output(merged)
+        return [_one_zero(output) for output in outputs] if self._one_zero else outputs
+
+
+def _one_zero(values: Array) -> Array:
+    if not np.issubdtype(values.dtype, np.floating):
+        return values
+    one_nan: Array = np.where(np.isnan(values), values.dtype.type(np.nan), values)
+    return one_nan + values.dtype.type(0)  # type: ignore[no-any-return]
 
 
 class PerKey(Combiner):

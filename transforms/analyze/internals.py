@@ -324,7 +324,7 @@ class _Planner(nodes.Visitor):  # type: ignore[misc]
             else:
                 raise Unsupported(f"a sum is made by {total.op.type}")
             return Sum(combiner._output_dtypes[0], combiner._output_shapes[0]), [array]
-        return Wrapped(combiner), [self._array(None, tensor) for tensor in tensors]
+        return _wrapped(combiner), [self._array(None, tensor) for tensor in tensors]
 
     def _exact_per_key(
         self, combiner: Any, tensors: tuple[tf.Tensor, ...]
@@ -337,7 +337,7 @@ class _Planner(nodes.Visitor):  # type: ignore[misc]
             arrays = [self._packed(function, values, keys) for function in (_dense_key, _dense_x)]
             dtype, shape = combiner._output_numpy_dtype, combiner._output_shape
             return MeanAndVariance(dtype, tuple(shape)), arrays, False
-        return Wrapped(combiner), [self._array(None, tensor) for tensor in tensors], True
+        return _wrapped(combiner), [self._array(None, tensor) for tensor in tensors], True
 
     def _values(self, values: Any, reduce_instance_dims: bool) -> str:
         """Return the array of what went into a reduction, NaN where a sparse one has none."""
@@ -730,6 +730,10 @@ def _dense_key(values: Any, keys: Any) -> tf.Tensor:
 
 def _dense_x(values: Any, keys: Any) -> tf.Tensor:
     return tf_utils._validate_and_get_dense_value_key_inputs(values, keys)[0]
+
+
+def _wrapped(combiner: Any) -> Wrapped:
+    return Wrapped(combiner, one_zero=isinstance(combiner, analyzers.NumPyCombiner))
 
 
 def _adds_floats(combiner: Any) -> bool:

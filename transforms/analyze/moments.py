@@ -201,6 +201,8 @@ class Sum(Combiner):
     def extract_output(self, accumulator: _Total) -> list[Array]:
         """Return the sum."""
         others = np.asarray(accumulator.others)
+        # The sign of NaN depends on the order in which they are added.
+        others = np.where(np.isnan(others), np.nan, others)
         ones = np.ones(others.shape, object)
         sums = exact.ratios(accumulator.sums, ones, self._dtype)
         return [np.where(others == 0, sums, others).astype(self._dtype)]

@@ -119,3 +119,16 @@ def test_a_combiner_of_tf_transform_merges_nothing_to_nothing():
         least.add_input(least.create_accumulator(), [np.float32(value)]) for value in (3, 1, 2)
     ]
     assert least.extract_output(least.merge_accumulators(parts))[0] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("fn", [np.min, np.max])
+def test_the_order_does_not_choose_among_zeros_or_nans(fn):
+    combiner = Wrapped(analyzers.NumPyCombiner(fn, np.inf, [np.float32], [()]), one_zero=True)
+    for values in ([0.0, -0.0], [-0.0, 0.0], [-0.0], [np.nan, 1], [1, -np.nan]):
+        parts = [
+            combiner.add_input(combiner.create_accumulator(), [np.float32(value)])
+            for value in values
+        ]
+        (found,) = combiner.extract_output(combiner.merge_accumulators(parts))
+        expected = np.float32(np.nan if np.isnan(values).any() else 0)
+        assert found.tobytes() == expected.tobytes()
