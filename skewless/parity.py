@@ -173,7 +173,7 @@ def _no_values(specs: Mapping[str, tf.TypeSpec], rows: tf.Tensor) -> dict[str, A
             values[name] = tf.SparseTensor(indices, none, tf.stack([rows, 0]))
         else:
             inner = [size or 1 for size in spec.shape[1:]]
-            values[name] = tf.zeros(tf.concat([[rows], inner], 0), spec.dtype)
+            values[name] = tf.zeros(tf.stack([rows, *inner]), spec.dtype)
     return values
 
 
@@ -269,10 +269,14 @@ def _as_spec(value: tf.Tensor, spec: Any, missing: int | None) -> Any:
     """Turn a dense tensor with written-out missing values into what the graph expects."""
     if isinstance(spec, tf.io.FixedLenFeature):
         return tf.reshape(value, [-1, *spec.shape])
-    matrix = value if value.shape.rank == 2 else value[:, tf.newaxis]
-    where = tf.where(_is_present(matrix, missing))
-    values, shape = tf.gather_nd(matrix, where), tf.shape(matrix, out_type=tf.int64)
-    return _without_holes(tf.SparseTensor(where, values, shape))
+    where = tf.where(_is_present(value, missing))
+    shape = tf.shape(value, out_type=tf.int64)
+    if value.shape.rank == 1:
+        # At most one value a row, and so no holes to look for.
+        indices = tf.pad(where, [[0, 0], [0, 1]])
+        shape = tf.concat([shape, [1]], 0)
+        return tf.SparseTensor(indices, tf.gather(value, where[:, 0]), shape)
+    return _without_holes(tf.SparseTensor(where, tf.gather_nd(value, where), shape))
 
 
 def _settle(feature: Any) -> Any:

@@ -10,6 +10,7 @@ import itertools
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import apache_beam as beam
@@ -281,7 +282,7 @@ class _ReadPieces(beam.DoFn):  # type: ignore[misc]
 
     def process(self, piece: Piece) -> Iterator[Any]:
         read = 0
-        for kept, rejected, counts in self._format.read(piece, self._schema):
+        for kept, rejected, counts in _one_ahead(self._format.read(piece, self._schema)):
             read += counts["read"]
             progress.add("rows_read", counts["read"])
             yield from _in_batches(kept)
@@ -289,6 +290,15 @@ class _ReadPieces(beam.DoFn):  # type: ignore[misc]
                 yield beam.pvalue.TaggedOutput("rejected", row)
         if read:
             yield beam.pvalue.TaggedOutput("counts", Count("", "Read", "read", read))
+
+
+def _one_ahead(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
+    """Yield the outcomes, the next of which is being read while one is worked on."""
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        following = reader.submit(next, outcomes, None)
+        while (outcome := following.result()) is not None:
+            following = reader.submit(next, outcomes, None)
+            yield outcome
 
 
 def _in_batches(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
