@@ -64,6 +64,10 @@ class Analyze(beam.PTransform):  # type: ignore[misc]
             self.raw_schema, self.preprocessing_fn, self.output_dir, self.temp_dir, self.engine
         )
         self.fallback = fit.fallback
+        if not fit.columns:
+            # Nothing waits for the rows, so nothing must be written for them.
+            no_paths = rows.pipeline | "NoRows" >> beam.Create([])
+            return no_paths | "Fit" >> fit
         needed = rows | "NeededColumns" >> beam.Map(
             _needed_columns, self.raw_schema, sorted(fit.columns)
         ).with_output_types(pa.RecordBatch)

@@ -94,7 +94,7 @@ def plan_fit(
             that was asked for.
     """
     traced = trace(preprocessing_fn, raw_schema, f"{temp_dir}/analyze-{uuid.uuid4().hex}")
-    if engine == "tft":
+    if engine == "tft" and traced.has_analyzers:
         return Fit(raw_schema, traced, output_dir, None)
     try:
         check_version()

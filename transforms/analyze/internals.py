@@ -116,6 +116,11 @@ class Traced:
                 base_temp_dir=temp_dir,
             )
 
+    @property
+    def has_analyzers(self) -> bool:
+        """Whether anything has to be found in the rows."""
+        return bool(self.graph.get_collection(analyzer_nodes.TENSOR_REPLACEMENTS))
+
     @functools.cached_property
     def fingerprint(self) -> Any:
         """By which tf.Transform knows that another trace has the same analyzers."""
@@ -265,7 +270,8 @@ class _Planner(nodes.Visitor):  # type: ignore[misc]
         """Return what stands for each output of an operation of tf.Transform's."""
         translate = _OPERATIONS.get(type(operation))
         if translate is None:
-            raise Unsupported(f"it does not know {type(operation).__name__}")
+            label = getattr(operation, "label", "")
+            raise Unsupported(f"it does not know {type(operation).__name__} {label}".rstrip())
         return translate(self, operation, *inputs)
 
     # What follows answers for one kind of operation each: first for those whose outputs are

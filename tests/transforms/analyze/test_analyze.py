@@ -271,3 +271,12 @@ def test_without_padding_the_same_functions_differ(float32_graph):
         "sparse_sigmoid",
         "sparse_power",
     }
+
+
+@pytest.mark.parametrize("engine", ["fused", "tft"])
+def test_without_analyzers_the_rows_are_not_read(tmp_path, engine):
+    folder = str(tmp_path / "graph")
+    with beam.Pipeline("FnApiRunner") as begin:
+        rows = begin | beam.Create([make_rows(3)])
+        rows | Analyze(SCHEMA, float32_functions, folder, str(tmp_path / "tmp"), engine=engine)
+    assert len(TransformGraph(folder).outputs) == 6
