@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -68,8 +69,7 @@ def measure(module: str, job: Job, limit: float) -> Measured:
     if late:
         return Measured(None, None, failure=f"not done after {limit:.0f} s")
     if child.returncode or not result.exists():
-        lines = log.read_text(errors="replace").strip().splitlines()[-LAST_LINES:]
-        said = "\n".join(lines)
+        said = "\n".join(_words(log)[-LAST_LINES:])
         return Measured(None, None, failure=f"exit code {child.returncode}: {said}")
     found = json.loads(result.read_text())
     return Measured(
@@ -86,6 +86,12 @@ def prepare(job: Job) -> None:
         return
     words = [str(job.data), job.work, str(job.rows)]
     subprocess.run([sys.executable, "-m", "tests.benchmarks.data", *words], cwd=ROOT, check=True)
+
+
+def _words(log: pathlib.Path) -> list[str]:
+    """Return the lines of a log that are not TensorFlow's about the processor."""
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return [line for line in lines if not re.match(r"[IWE]0000 |WARNING: All log|To enable", line)]
 
 
 def _watch(child: subprocess.Popen[bytes], limit: float, *, look: bool) -> tuple[float, bool]:
