@@ -77,8 +77,9 @@ def raw_arrays(batch: pa.RecordBatch, schema: Schema) -> dict[str, npt.NDArray[A
         RecipeError: If the batch lacks a column.
     """
     arrays = {}
+    names = set(batch.schema.names)
     for feature in schema.feature:
-        if feature.name not in batch.schema.names:
+        if feature.name not in names:
             raise no_such_column(feature.name, batch.schema.names, "rows")
         arrays[feature.name] = raw_array(batch.column(feature.name), feature)
     return arrays

@@ -15,6 +15,8 @@ __all__ = ["CacheRows", "read_cache"]
 
 # What one worker reads at once; nothing but a name is held of the others.
 _FILE_BYTES = 64 << 20
+# Small batches are put together up to these: each costs every reader some work a column.
+_BATCH_ROWS, _BATCH_BYTES = 65_536, 16 << 20
 
 
 @dataclasses.dataclass(eq=False)
@@ -52,7 +54,9 @@ class _WriteCache(beam.DoFn):  # type: ignore[misc]
             FileSystems.mkdirs(self._directory)
 
     def start_bundle(self) -> None:
-        self._path, self._bytes = "", 0
+        self._waiting: list[pa.RecordBatch] = []
+        self._rows, self._bytes, self._written = 0, 0, 0
+        self._path = ""
         self._file: Any = None
         self._writer: Any = None
 
@@ -60,6 +64,24 @@ class _WriteCache(beam.DoFn):  # type: ignore[misc]
         # A filter may leave none; and of no rows some graphs cannot even tell the greatest.
         if not batch.num_rows:
             return
+        size = batch.nbytes
+        if self._rows + batch.num_rows > _BATCH_ROWS or self._bytes + size > _BATCH_BYTES:
+            self._write()
+        self._waiting.append(batch)
+        self._rows += batch.num_rows
+        self._bytes += size
+        if self._written + self._bytes >= _FILE_BYTES:
+            yield self._close()
+
+    def finish_bundle(self) -> Iterator[Any]:
+        if self._written or self._waiting:
+            yield beam.transforms.window.GlobalWindows.windowed_value(self._close())
+
+    def _write(self) -> None:
+        """Write what waits as one batch."""
+        if not self._waiting:
+            return
+        batch = pa.concat_batches(self._waiting)
         if self._writer is None:
             # A name of its own for each try: a retried bundle leaves nothing half done
             # behind that anybody reads.
@@ -67,15 +89,11 @@ class _WriteCache(beam.DoFn):  # type: ignore[misc]
             self._file = FileSystems.create(self._path)
             self._writer = pa.ipc.new_stream(self._file, batch.schema)
         self._writer.write_batch(batch)
-        self._bytes += batch.nbytes
-        if self._bytes >= _FILE_BYTES:
-            yield self._close()
-
-    def finish_bundle(self) -> Iterator[Any]:
-        if self._writer is not None:
-            yield beam.transforms.window.GlobalWindows.windowed_value(self._close())
+        self._written += self._bytes
+        self._waiting, self._rows, self._bytes = [], 0, 0
 
     def _close(self) -> str:
+        self._write()
         self._writer.close()
         self._file.close()
         path = self._path

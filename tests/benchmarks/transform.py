@@ -29,7 +29,7 @@ SLOW_ROWS = 1_000_000
 WIDE = ("tft_beam", "skewless", "ceiling")
 # Files stay for the comparison up to this many rows.
 COMPARED_ROWS = 100_000
-FLIGHTS_LIMIT, WIDE_LIMIT = 480.0, 600.0
+FLIGHTS_LIMIT, WIDE_LIMIT = 480.0, 720.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,3 +25,23 @@ def test_no_rows_are_no_files(tmp_path):
     with beam.Pipeline("FnApiRunner") as begin:
         paths = begin | beam.Create([], reshuffle=False) | CacheRows(str(tmp_path / "rows"))
         assert_that(paths, equal_to([]))
+
+
+@pytest.mark.parametrize(("name", "limit"), [("_BATCH_ROWS", 4), ("_BATCH_BYTES", 2 * ROWS.nbytes)])
+def test_small_batches_are_put_together_up_to_a_limit(tmp_path, monkeypatch, name, limit):
+    monkeypatch.setattr(cache, name, limit)
+    batches = [ROWS.slice(at, 1) for at in range(5)] * 3
+    with beam.Pipeline("FnApiRunner") as begin:
+        paths = begin | beam.Create(batches, reshuffle=False) | CacheRows(str(tmp_path / "rows"))
+        sizes = paths | beam.FlatMap(read_cache) | beam.Map(lambda batch: batch.num_rows)
+        expected = [4, 4, 4, 3] if name == "_BATCH_ROWS" else None
+        assert_that(sizes, is_together(expected))
+
+
+def is_together(expected):
+    def check(sizes):
+        assert sum(sizes) == 15
+        assert 1 < len(sizes) < 8
+        assert expected is None or sizes == expected
+
+    return check

@@ -20,8 +20,9 @@ def raw_columns(batch: pa.RecordBatch, schema: Schema) -> pa.RecordBatch:
         RecipeError: If the batch lacks a column.
         DataError: If a row lacks a required value.
     """
+    names = set(batch.schema.names)
     for feature in schema.feature:
-        if feature.name not in batch.schema.names:
+        if feature.name not in names:
             raise no_such_column(feature.name, batch.schema.names, "rows")
         column = batch.column(feature.name)
         if is_required(feature) and column.null_count:

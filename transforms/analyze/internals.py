@@ -28,18 +28,22 @@ import numpy as np
 import pyarrow as pa
 import tensorflow as tf
 import tensorflow_transform as tft
+from tensorflow.python.eager import lift_to_graph, wrap_function
 from tensorflow_transform import (
     analyzer_nodes,
     analyzers,
     annotators,
+    graph_context,
     graph_tools,
     impl_helper,
     nodes,
+    schema_inference,
+    tf2_utils,
     tf_utils,
 )
 from tensorflow_transform.beam import analyzer_impls
 from tensorflow_transform.saved import saved_transform_io_v2
-from tensorflow_transform.tf_metadata import metadata_io
+from tensorflow_transform.tf_metadata import dataset_metadata, metadata_io
 
 from skewless.transforms.analyze.combiner import Array, Combiner, PerKey, Wrapped
 from skewless.transforms.analyze.feed import Derived, GraphFeed, needed_columns, on_batches
@@ -609,19 +613,8 @@ class GraphWriter:
         scratch = f"{output_dir}/transform_tmp-{uuid.uuid4().hex}"
         graph, metadata = f"{scratch}/graph", f"{scratch}/metadata"
         with _watched_reductions():
-            impl_helper.trace_and_write_v2_saved_model(
-                graph,
-                self.preprocessing_fn,
-                self.specs,
-                self.temp_dir,
-                self.fingerprint,
-                _constants(known),
-                {},
-                None,
-            )
-        written = f"{graph}/{impl_helper.METADATA_DIR_NAME}"
-        metadata_io.write_metadata(metadata_io.read_metadata(written), metadata)
-        tf.io.gfile.rmtree(written)
+            schema = self._write_graph(_constants(known), graph)
+        metadata_io.write_metadata(dataset_metadata.DatasetMetadata(schema), metadata)
         if self.asset_map:
             with tf.io.gfile.GFile(f"{metadata}/{tft.TFTransformOutput.ASSET_MAP}", "w") as file:
                 file.write(json.dumps(self.asset_map))
@@ -634,6 +627,74 @@ class GraphWriter:
                 tf.io.gfile.rmtree(target)
             tf.io.gfile.rename(made, target)
         tf.io.gfile.rmtree(scratch)
+
+    def _write_graph(self, constants: Mapping[str, tf.Tensor], path: str) -> Any:
+        """Write the graph and return its features' schema.
+
+        As `impl_helper.trace_and_write_v2_saved_model` does it, which traces the function once
+        more for what is said of features: the range of a vocabulary, say.
+        """
+        features: dict[str, Any] = {}
+
+        def remembering(inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+            features.update(self.preprocessing_fn(inputs))
+            return dict(features)
+
+        # The tables of the graph live as long as the module does.
+        module = tf.Module()
+        context = graph_context.TFGraphContext(module, self.temp_dir, constants)
+        function = impl_helper.get_traced_transform_fn(remembering, self.specs, context, {})
+        written = saved_transform_io_v2.write_v2_saved_model(module, function, "transform_fn", path)
+        inputs = tf2_utils.get_structured_inputs_from_func_graph(written.graph)
+        impl_helper._validate_analyzers_fingerprint(self.fingerprint, written.graph, inputs)
+        try:
+            said = _annotations(written.graph, features)
+        except lift_to_graph.UnliftableError:
+            # Something is said of a feature that depends on the rows: tf.Transform gives it one.
+            function, again = self.preprocessing_fn, (self.temp_dir, constants)
+            return impl_helper._trace_and_get_metadata(written, inputs, function, *again).schema
+        return schema_inference.infer_feature_schema_v2(
+            written.structured_outputs, lambda: said, evaluate_schema_overrides=True
+        )
+
+
+def _annotations(graph: tf.Graph, features: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what `schema_inference.get_traced_metadata_fn` finds out, from the graph itself.
+
+    Raises:
+        UnliftableError: If any of it depends on the inputs.
+    """
+    names = schema_inference._get_tensor_value_to_key_map(features)
+    collections = (
+        (
+            schema_inference._TF_METADATA_TENSOR_COLLECTION,
+            [
+                schema_inference._TF_METADATA_TENSOR_MIN_COLLECTION,
+                schema_inference._TF_METADATA_TENSOR_MAX_COLLECTION,
+            ],
+        ),
+        (
+            schema_inference._TF_METADATA_EXTRA_ANNOTATION,
+            [
+                schema_inference._TF_METADATA_EXTRA_ANNOTATION_TYPE_URL,
+                schema_inference._TF_METADATA_EXTRA_ANNOTATION_PROTO,
+            ],
+            schema_inference._TF_METADATA_EXTRA_ANNOTATION_GLOBAL,
+        ),
+    )
+    found: dict[str, Any] = {}
+    with graph.as_default():
+        for collection in collections:
+            found |= schema_inference._get_schema_overrides(graph, names, *collection)
+        sparse = schema_inference._get_sparse_output_annotations_v2(graph, names)
+        found[schema_inference._METADATA_SPARSE_OUTPUT_OVERRIDES_FIELD] = [sparse]
+        found = tf.nest.map_structure(tf.convert_to_tensor, found)
+    if not tf.nest.flatten(found):
+        return found
+    wrapped = wrap_function.WrappedFunction(
+        graph, wrap_function.VariableHolder(share_variables=True)
+    )
+    return wrapped.prune([], found)()  # type: ignore[no-any-return]
 
 
 def _function_name(function: Callable[..., Any] | None) -> str:

@@ -84,7 +84,8 @@ class WriteTFRecord(beam.PTransform):  # type: ignore[misc]
             batches
             | "InOneWindow" >> beam.WindowInto(beam.window.GlobalWindows())
             | "WriteShards" >> beam.ParDo(_WriteShards(temporary, self.options, self.shard_bytes))
-            | "CollectShards" >> beam.combiners.ToList()
+            | "CollectShards"
+            >> beam.CombineGlobally(beam.combiners.ToListCombineFn()).without_defaults()
             | "NameShards"
             >> beam.FlatMap(
                 publish_shards,

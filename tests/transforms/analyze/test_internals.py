@@ -2,6 +2,7 @@
 
 import inspect
 import pickle
+from unittest import mock
 
 import apache_beam as beam
 import numpy as np
@@ -16,6 +17,7 @@ from tensorflow_transform import (
     graph_tools,
     impl_helper,
     nodes,
+    schema_inference,
     tf_utils,
 )
 from tensorflow_transform.beam import analyzer_impls
@@ -57,6 +59,35 @@ def test_functions_are_called_as_they_were_written():
         "tensor_replacement_map",
         "output_keys_to_name_map",
         "save_options",
+    ]
+    assert parameters(impl_helper.get_traced_transform_fn) == [
+        "preprocessing_fn",
+        "input_signature",
+        "tf_graph_context",
+        "output_keys_to_name_map",
+    ]
+    assert parameters(impl_helper._validate_analyzers_fingerprint) == [
+        "baseline_analyzers_fingerprint",
+        "graph",
+        "structured_inputs",
+    ]
+    assert parameters(impl_helper._trace_and_get_metadata) == [
+        "concrete_transform_fn",
+        "structured_inputs",
+        "preprocessing_fn",
+        "base_temp_dir",
+        "tensor_replacement_map",
+    ]
+    assert parameters(saved_transform_io_v2.write_v2_saved_model)[:4] == [
+        "module",
+        "tf_function",
+        "name",
+        "saved_model_dir",
+    ]
+    assert parameters(schema_inference.infer_feature_schema_v2) == [
+        "features",
+        "concrete_metadata_fn",
+        "evaluate_schema_overrides",
     ]
     assert parameters(graph_tools.InitializableGraphAnalyzer)[:3] == [
         "graph",
@@ -159,6 +190,54 @@ def test_a_plan_can_be_sent_to_workers(planned):
     fold = next(fold for fold in planned[0].folds if type(fold.combiner).__name__ == "Sum")
     arrays = again.load({}, frozenset(fold.arrays))(batch)
     assert arrays[fold.arrays[0]].tolist() == [1.0, 2.0]
+
+
+def said_of_vocabularies(inputs):
+    number = tft.compute_and_apply_vocabulary(inputs["s"], num_oov_buckets=2)
+    return {"number": number, "again": number + 0, "x": inputs["x"]}
+
+
+def said_of_shapes(inputs):
+    sparse = tf.sparse.from_dense(tf.expand_dims(inputs["x"], 1))
+    tft.experimental.annotate_sparse_output_shape(sparse, tf.constant([1], tf.int64))
+    true = tf.sparse.from_dense(tf.expand_dims(inputs["x"], 1))
+    tft.experimental.annotate_true_sparse_output(true)
+    schema_inference.annotate("of/all", tf.constant("all"))
+    x = inputs["x"] * 2
+    schema_inference.annotate("of/x", tf.constant("x"), x)
+    return {"sparse": sparse, "true": true, "x": x}
+
+
+def said_of_rows(inputs):
+    sparse = tf.sparse.from_dense(tf.stack([inputs["x"]] * 2, axis=1))
+    tft.experimental.annotate_sparse_output_shape(sparse, tf.shape(sparse, tf.int64)[1:])
+    return {"sparse": sparse}
+
+
+@pytest.mark.parametrize(
+    ("fn", "traces_again"),
+    [(said_of_vocabularies, False), (said_of_shapes, False), (said_of_rows, True)],
+)
+def test_what_is_said_of_features_is_what_tf_transform_says(
+    fn, traces_again, tmp_path, monkeypatch
+):
+    rows = pa.record_batch(
+        {"x": pa.array([1.0, 2.0], pa.float32()), "o": pa.nulls(2, pa.float32()), "s": ["a", "b"]}
+    )
+    if fn is said_of_shapes:
+        monkeypatch.setattr(schema_inference.common, "IS_ANNOTATIONS_PB_AVAILABLE", True)
+    watched = mock.Mock(side_effect=impl_helper._trace_and_get_metadata)
+    monkeypatch.setattr(impl_helper, "_trace_and_get_metadata", watched)
+    found = {}
+    for engine in ("fused", "tft"):
+        graph = str(tmp_path / engine)
+        with beam.Pipeline("FnApiRunner") as begin:
+            analyze = Analyze(SCHEMA, fn, graph, str(tmp_path / "tmp"), engine=engine)
+            _ = begin | beam.Create([rows], reshuffle=False) | analyze
+        if engine == "fused":
+            assert watched.called == traces_again
+        found[engine] = tft.TFTransformOutput(graph).transformed_metadata.schema
+    assert found["fused"] == found["tft"]
 
 
 @beam.ptransform_fn
