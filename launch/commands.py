@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import pathlib
 import sys
@@ -156,6 +157,8 @@ def _quiet_libraries() -> None:
 
 
 _quiet_libraries()
+# What the libraries have made by now stays to the end: no collection need look at it again.
+gc.freeze()
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": _stage,
