@@ -7,14 +7,12 @@ import dataclasses
 import importlib.metadata
 import pathlib
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
-from apache_beam.io.filesystems import FileSystems
-
 from skewless import __version__
-from skewless.errors import DataError, RecipeError, RunError
-from skewless.pipeline.artifacts import RunPaths, digest_file, digest_of, read_manifest
+from skewless.errors import RecipeError, RunError
+from skewless.pipeline.artifacts import RunPaths, digest_of, read_manifest
 from skewless.pipeline.batch import transform
 from skewless.pipeline.execution import Execution
 from skewless.pipeline.ledger import Ledger
@@ -140,27 +138,9 @@ def _opened(wanted: Journey, recipe: Recipe, display: Display) -> Iterator[Run]:
 
 
 def fingerprint(recipe: Recipe) -> dict[str, list[dict[str, Any]]]:
-    """Return the files of every input with their sizes and digests.
+    """Return what tells the rows of every input from others: files with digests, say.
 
     Raises:
-        DataError: If a pattern matches no file.
+        DataError: If an input cannot be used.
     """
-    return {name: _files(name, source.patterns) for name, source in recipe.sources().items()}
-
-
-def _files(name: str, patterns: Sequence[str]) -> list[dict[str, Any]]:
-    files = []
-    for pattern in patterns:
-        matched = FileSystems.match([str(pattern)])[0].metadata_list
-        if not matched:
-            raise DataError(f'input "{name}": there is no file {pattern}')
-        files += [
-            {"path": f.path, "size": f.size_in_bytes, "digest": _digest(f.path)} for f in matched
-        ]
-    return sorted(files, key=str)
-
-
-def _digest(path: str) -> str:
-    # A remote file system knows its checksums; Beam's local one knows sizes only.
-    local = pathlib.Path(path)
-    return digest_file(local) if local.exists() else str(FileSystems.checksum(path))
+    return {name: source.fingerprint() for name, source in recipe.sources().items()}

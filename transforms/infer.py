@@ -1,4 +1,4 @@
-"""The schema of files that have none, from one pass over all of their rows."""
+"""The schema of rows that have none, from one pass over all of their rows."""
 
 from __future__ import annotations
 
@@ -23,14 +23,7 @@ from skewless.schema import (
     make_schema,
     parse_schema,
 )
-from skewless.transforms.sources.files import (
-    FileFormat,
-    FileSource,
-    Piece,
-    first_file,
-    match_pieces,
-    require_columns,
-)
+from skewless.transforms.sources.source import BatchSource, Reader, require_columns
 
 __all__ = ["ALL_MISSING", "ColumnProfile", "InferSchema", "infer_schema", "profile_column"]
 
@@ -89,7 +82,7 @@ class InferSchema(beam.PTransform):  # type: ignore[misc]
     objects, are left out.
 
     Args:
-        source: A source of files; its own schema, if any, plays no part.
+        source: A batch source; its own schema, if any, plays no part.
 
     Returns:
         A PCollection of one Schema, its columns in the order of the first file.
@@ -99,30 +92,30 @@ class InferSchema(beam.PTransform):  # type: ignore[misc]
         DataError: If a file is missing or empty.
     """
 
-    source: FileSource
+    source: BatchSource
 
     def __post_init__(self) -> None:
         super().__init__()
 
     def expand(self, pbegin: Any) -> beam.PCollection[Schema]:
         """Profile the pieces of all files, and merge the profiles."""
-        source, file_format = self.source, self.source.file_format()
-        header = file_format.header(first_file(source.patterns))
-        if header and source.columns is not None:
-            require_columns(source.columns, header, source.patterns[0])
+        source = self.source
+        available = source.available_columns()
+        if available and source.columns is not None:
+            require_columns(source.columns, available, source.where)
         return (
-            match_pieces(pbegin, source.patterns, file_format)
-            | "ProfilePieces" >> beam.ParDo(_ProfilePieces(file_format))
+            source.plan(pbegin)
+            | "ProfilePieces" >> beam.ParDo(_ProfilePieces(source.reader()))
             | "MergeProfiles" >> beam.CombineGlobally(_MergeProfiles())
             | "MakeSchema" >> beam.Map(_make_schema, source.columns)
         )
 
 
-def infer_schema(source: FileSource, pipeline_options: PipelineOptions | None = None) -> Schema:
+def infer_schema(source: BatchSource, pipeline_options: PipelineOptions | None = None) -> Schema:
     """Infer the schema of a source's rows, in this process.
 
     Args:
-        source: A source of files, e.g. `ReadCsv("flights.csv")`.
+        source: A batch source, e.g. `ReadCsv("flights.csv")`.
         pipeline_options: Options of the local pipeline.
 
     Returns:
@@ -210,15 +203,15 @@ def _kinds_of_text(cells: pa.Array) -> Counter[str]:
 
 
 class _ProfilePieces(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, file_format: FileFormat) -> None:
-        self._format = file_format
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
 
-    def process(self, piece: Piece) -> Iterator[_Profile]:
-        for batch in self._format.untyped(piece):
+    def process(self, piece: Any) -> Iterator[_Profile]:
+        for batch in self._reader.untyped(piece):
             progress.add("rows_read", batch.num_rows)
             columns = {}
             for i, name in enumerate(batch.schema.names):
-                profile = profile_column(batch.column(i), (piece.path, i))
+                profile = profile_column(batch.column(i), (piece[0], i))
                 if profile is not None:
                     columns[name] = profile
             yield _Profile(batch.num_rows, columns)

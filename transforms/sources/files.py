@@ -6,23 +6,19 @@ What differs between formats is a `FileFormat`; what a user writes is a `FileSou
 from __future__ import annotations
 
 import dataclasses
-import itertools
+import hashlib
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import apache_beam as beam
-import pyarrow as pa
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
-from skewless import progress
-from skewless.errors import DataError, RecipeError, no_such_column
-from skewless.schema import Schema, arrow_schema, column_names, drop_columns, parse_schema
-from skewless.transforms.parse import restore_origin
-from skewless.transforms.rows import Count, Outcome, Rejected, Rows
+from skewless.errors import DataError, RecipeError
+from skewless.schema import Schema, column_names
+from skewless.transforms.sources.source import BatchSource, Reader, require_columns
 
 __all__ = [
     "FileFormat",
@@ -31,14 +27,10 @@ __all__ = [
     "Piece",
     "first_file",
     "is_compressed",
-    "match_pieces",
     "open_file",
-    "require_columns",
 ]
 
 Patterns = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-
-_MAX_ROWS = 65_536
 
 
 class Piece(NamedTuple):
@@ -57,8 +49,8 @@ class Piece(NamedTuple):
     header: tuple[str, ...] = ()
 
 
-class FileFormat(Protocol):
-    """How one format is planned and read. Picklable; opens files only when called."""
+class FileFormat(Reader, Protocol):
+    """How one format is planned and read."""
 
     def header(self, path: str) -> tuple[str, ...]:
         """Return the names of the file's columns; empty where each row has its own.
@@ -70,22 +62,9 @@ class FileFormat(Protocol):
     def pieces(self, path: str, size: int) -> Iterator[Piece]:
         """Yield the pieces of a file of `size` bytes, none of which cuts a row."""
 
-    def read(self, piece: Piece, schema: Schema) -> Iterator[Outcome]:
-        """Yield the rows of a piece, typed by `schema`, block by block."""
-
-    def untyped(self, piece: Piece) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of a piece in types of their own, for schema inference.
-
-        A string column holds cells as the format writes them, whose type is to be found
-        out; every other type, binary too, is what the column is.
-        """
-
-    def replay(self, rejected: Sequence[Rejected], schema: Schema) -> Outcome:
-        """Parse repaired payloads; the offset of a row is its position in `rejected`."""
-
 
 @dataclasses.dataclass(eq=False)
-class FileSource(beam.PTransform):  # type: ignore[misc]
+class FileSource(BatchSource):
     """What all sources of files have in common.
 
     Args:
@@ -101,99 +80,67 @@ class FileSource(beam.PTransform):  # type: ignore[misc]
     """
 
     pattern: Patterns
-    _: dataclasses.KW_ONLY
-    schema: Schema | str | os.PathLike[str] | None = None
-    columns: Sequence[str] | None = None
-    event_time: str | None = None
-    name: str | None = None
 
     def __post_init__(self) -> None:
-        super().__init__()
+        super().__post_init__()
         one = isinstance(self.pattern, (str, os.PathLike))
         patterns = [self.pattern] if one else list(self.pattern)  # type: ignore[arg-type]
         self.patterns: tuple[str, ...] = tuple(os.fspath(p) for p in patterns)  # type: ignore[arg-type]
         if not self.patterns or not all(self.patterns):
             raise RecipeError(f"{type(self).__name__}: give at least one path or glob")
-        if self.columns is not None:
-            if isinstance(self.columns, str):
-                raise RecipeError(
-                    f'{type(self).__name__}(columns="{self.columns}"): expected a list of '
-                    f'names; write columns=["{self.columns}"]'
-                )
-            self.columns = tuple(self.columns)
 
     @property
     def input_name(self) -> str:
         """The input's name in the ledger, e.g. `flights` for `data/flights.csv.gz`."""
         return self.name or pathlib.PurePosixPath(self.patterns[0]).name.split(".")[0]
 
+    @property
+    def where(self) -> str:
+        """The source as a person wrote it, for messages: `ReadCsv("flights.csv")`."""
+        return f'{type(self).__name__}("{self.patterns[0]}")'
+
     def file_format(self) -> FileFormat:
-        """Return how these files are read."""
+        """Return how these files are planned and read."""
         raise NotImplementedError
 
-    def raw_schema(self) -> Schema:
-        """Return the schema of the columns to read, in the schema's order.
+    def reader(self) -> FileFormat:
+        """Return how the pieces are read."""
+        return self.file_format()
 
-        Raises:
-            RecipeError: If there is none, or it lacks one of the columns asked for.
-        """
-        where = f'{type(self).__name__}("{self.patterns[0]}")'
-        schema = self.schema
-        if schema is None:
-            raise RecipeError(
-                f"{where}: has no schema; give schema=, or infer it with infer_schema(source)"
-            )
-        if isinstance(schema, (str, os.PathLike)):
-            with open_file(os.fspath(schema)) as file:
-                schema = parse_schema(file.read().decode(), os.fspath(schema))
-        names = column_names(schema)
-        if self.columns is not None:
-            require_columns(self.columns, names, f"{where} columns=")
-            schema = drop_columns(schema, set(names) - set(self.columns))
-        types = arrow_schema(schema)
-        if self.event_time is not None:
-            require_columns([self.event_time], types.names, f"{where} event_time=")
-            if not pa.types.is_timestamp(types.field(self.event_time).type):
-                raise RecipeError(
-                    f'{where} event_time="{self.event_time}": the column has type '
-                    f"{types.field(self.event_time).type}; expected a timestamp"
-                )
-        return schema
+    def available_columns(self) -> tuple[str, ...]:
+        """Return the columns of the first file; empty where each row has its own."""
+        return self.file_format().header(first_file(self.patterns))
 
-    def read_rejected(self, rejected: Sequence[Rejected], schema: Schema) -> Outcome:
-        """Parse rows that a person repaired, by the rules they were rejected by.
+    def check_columns(self, schema: Schema) -> None:
+        """Check that the first file has the columns of `schema`; the others are, as read."""
+        _check_header(self.file_format(), first_file(self.patterns), schema)
 
-        Args:
-            rejected: The rows; a payload is a JSON object of the columns, or a raw line.
-            schema: The raw columns.
-
-        Returns:
-            The rows with the file and offset they first had; what is still bad is
-            rejected again, with the same file, offset and payload.
-        """
-        return restore_origin(self.file_format().replay(rejected, schema), rejected)
-
-    def expand(self, pbegin: Any) -> Rows:
-        """Match, plan, spread and read the files."""
-        schema, file_format = self.raw_schema(), self.file_format()
-        _check_header(file_format, first_file(self.patterns), schema)
-        outputs = match_pieces(
-            pbegin, self.patterns, file_format, schema
-        ) | "ReadPieces" >> beam.ParDo(_ReadPieces(file_format, schema)).with_outputs(
-            "rejected", "counts", main="rows"
+    def plan(self, pbegin: Any, schema: Schema | None = None) -> beam.PCollection[Piece]:
+        """Return the pieces of all files; a file that several patterns match is read once."""
+        return (
+            pbegin
+            | "Patterns" >> beam.Create(list(self.patterns))
+            | "MatchFiles" >> beam.FlatMap(_match)
+            | "DropRepeatedFiles" >> beam.Distinct()
+            | "PlanPieces" >> beam.ParDo(_PlanPieces(self.file_format(), schema))
+            | "Spread" >> beam.Reshuffle()
         )
-        return Rows(outputs.rows, (outputs.rejected,), (outputs.counts,))
+
+    def fingerprint(self) -> list[dict[str, Any]]:
+        """Return the files with their sizes and digests."""
+        files = {file for pattern in self.patterns for file in _match(pattern)}
+        return [
+            {"path": path, "size": size, "digest": _digest(path)} for path, size in sorted(files)
+        ]
 
 
-def require_columns(wanted: Sequence[str], known: Sequence[str], where: str) -> None:
-    """Check that all columns exist.
-
-    Raises:
-        RecipeError: If one does not; the message names the nearest.
-    """
-    for column in wanted:
-        if column not in known:
-            raise no_such_column(column, known, where)
+def _digest(path: str) -> str:
+    """Return a checksum: Beam's local file system knows sizes only, remote ones know theirs."""
+    local = pathlib.Path(path)
+    if not local.exists():
+        return str(FileSystems.checksum(path))
+    with local.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def open_file(path: str) -> BinaryIO:
@@ -239,30 +186,6 @@ def _check_header(file_format: FileFormat, path: str, schema: Schema | None) -> 
         require_columns(column_names(schema), header, path)
 
 
-def match_pieces(
-    pbegin: Any, patterns: Sequence[str], file_format: FileFormat, schema: Schema | None = None
-) -> beam.PCollection[Piece]:
-    """Return the pieces of all files, spread over the workers.
-
-    Args:
-        pbegin: The beginning of the pipeline.
-        patterns: Paths and globs.
-        file_format: How the files are planned.
-        schema: The columns that every file must have, if known.
-
-    Returns:
-        The pieces. A file is read once, also where several patterns match it.
-    """
-    return (
-        pbegin
-        | "Patterns" >> beam.Create(list(patterns))
-        | "MatchFiles" >> beam.FlatMap(_match)
-        | "DropRepeatedFiles" >> beam.Distinct()
-        | "PlanPieces" >> beam.ParDo(_PlanPieces(file_format, schema))
-        | "Spread" >> beam.Reshuffle()
-    )
-
-
 class _PlanPieces(beam.DoFn):  # type: ignore[misc]
     def __init__(self, file_format: FileFormat, schema: Schema | None) -> None:
         self._format = file_format
@@ -272,38 +195,3 @@ class _PlanPieces(beam.DoFn):  # type: ignore[misc]
         path, size = file
         _check_header(self._format, path, self._schema)
         yield from self._format.pieces(path, size)
-
-
-@beam.typehints.with_output_types(pa.RecordBatch)
-class _ReadPieces(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, file_format: FileFormat, schema: Schema) -> None:
-        self._format = file_format
-        self._schema = schema
-
-    def process(self, piece: Piece) -> Iterator[Any]:
-        read = 0
-        for kept, rejected, counts in _one_ahead(self._format.read(piece, self._schema)):
-            read += counts["read"]
-            progress.add("rows_read", counts["read"])
-            yield from _in_batches(kept)
-            for row in rejected:
-                yield beam.pvalue.TaggedOutput("rejected", row)
-        if read:
-            yield beam.pvalue.TaggedOutput("counts", Count("", "Read", "read", read))
-
-
-def _one_ahead(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
-    """Yield the outcomes, the next of which is being read while one is worked on."""
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        following = reader.submit(next, outcomes, None)
-        while (outcome := following.result()) is not None:
-            following = reader.submit(next, outcomes, None)
-            yield outcome
-
-
-def _in_batches(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """Yield the batch, in even slices if it has very many rows."""
-    parts = -(-batch.num_rows // _MAX_ROWS)
-    edges = [batch.num_rows * i // max(parts, 1) for i in range(parts + 1)]
-    for start, stop in itertools.pairwise(edges):
-        yield batch.slice(start, stop - start)

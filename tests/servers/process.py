@@ -1,0 +1,141 @@
+"""Install, start, wait for and stop a server."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NoReturn
+
+import pytest
+
+# What is installed for servers alone is kept between runs.
+FOLDER = pathlib.Path(__file__).parents[2] / "build" / "servers"
+
+START_SECONDS = 120.0
+
+
+def missing(reason: str) -> NoReturn:
+    """Skip the test, for a server that cannot be had; in CI that is a failure."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+def free_port() -> int:
+    """Return a TCP port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def install_python(name: str, *requirements: str) -> pathlib.Path:
+    """Return the folder of programs of a virtual environment that holds `requirements`."""
+    folder = FOLDER / name
+    done = folder / "installed.txt"
+    wanted = "\n".join(requirements)
+    if not done.exists() or done.read_text() != wanted:
+        shutil.rmtree(folder, ignore_errors=True)
+        venv.create(folder, with_pip=True)
+        command = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+        _install([*command, *requirements], name)
+        done.write_text(wanted)
+    return folder / "bin"
+
+
+def install_jar(coordinates: str, classifier: str = "") -> pathlib.Path:
+    """Return the path of the jar `group:artifact:version`, fetched by Maven."""
+    group, artifact, version = coordinates.split(":")
+    repository = pathlib.Path.home() / ".m2" / "repository"
+    folder = repository / group.replace(".", "/") / artifact / version
+    ending = f"-{classifier}" if classifier else ""
+    path = folder / f"{artifact}-{version}{ending}.jar"
+    if not path.exists():
+        whole = f"{coordinates}:jar:{classifier}" if classifier else coordinates
+        goal = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:get"
+        _install(["mvn", "-q", "-B", goal, f"-Dartifact={whole}", "-Dtransitive=false"], artifact)
+    return path
+
+
+def install_debian(program: str, *packages: str) -> str:
+    """Return the path of a program, installed from Debian's packages where it is missing."""
+    found = shutil.which(program)
+    if found is None:
+        _install(["apt-get", "install", "-y", "-qq", *packages], program)
+        found = shutil.which(program)
+    if found is None:
+        missing(f"{program} is missing, also after apt-get install {' '.join(packages)}")
+    return found
+
+
+def _install(command: Sequence[str], name: str) -> None:
+    try:
+        subprocess.run(command, check=True, capture_output=True, timeout=600)
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None) or b""
+        missing(f"{name} cannot be installed: {error} {said.decode(errors='replace')[-500:]}")
+
+
+@contextlib.contextmanager
+def running(
+    command: Sequence[str],
+    log: pathlib.Path,
+    ready: Callable[[], bool],
+    env: Mapping[str, str] | None = None,
+    cwd: pathlib.Path | None = None,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server, from when it is ready until the end of the block.
+
+    Args:
+        command: The program and its arguments.
+        log: Where its output goes, shown when it does not start.
+        ready: Whether it answers.
+        env: Further environment variables.
+        cwd: Its working directory.
+    """
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            list(command),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(env or {})},
+            cwd=cwd,
+            start_new_session=True,
+        )
+    try:
+        end = time.monotonic() + START_SECONDS
+        while not ready():
+            if process.poll() is not None or time.monotonic() > end:
+                said = log.read_text(errors="replace")[-3000:]
+                pytest.fail(f"{command[0]} did not start: {said}", pytrace=False)
+            time.sleep(0.1)
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def listens(port: int, host: str = "127.0.0.1") -> bool:
+    """Say whether somebody accepts connections there."""
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
+        return True
+    return False
+
+
+def python() -> str:
+    """Return this Python, for servers that are scripts of the tests."""
+    return sys.executable
