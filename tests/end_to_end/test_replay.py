@@ -65,7 +65,8 @@ def test_replay_puts_repaired_rows_in_place(tmp_path: pathlib.Path) -> None:
     assert main(["verify", str(run), "--batch-sizes", "7,all"]) == 0
 
     # A later replay keeps what was repaired before.
-    (line,) = [x for f in RunPaths(run).rejected.rglob("*.jsonl") for x in f.open()]
+    files = RunPaths(run).rejected.rglob("*.jsonl")
+    (line,) = [line for file in files for line in file.read_text().splitlines()]
     last = tmp_path / "last.jsonl"
     last.write_text(line.replace("huge", "7.5"))
     assert main(["replay", str(run), str(last)]) == 0
