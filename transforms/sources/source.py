@@ -1,4 +1,4 @@
-"""What all batch sources have in common: a schema, pieces that workers read, and the ledger."""
+"""What all sources have in common: a schema; and batch ones: pieces, and the ledger."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from skewless.schema import Schema, arrow_schema, column_names, drop_columns, pa
 from skewless.transforms.parse import restore_origin
 from skewless.transforms.rows import Count, Outcome, Rejected, Rows
 
-__all__ = ["BatchSource", "Reader", "require_columns"]
+__all__ = ["BatchSource", "Reader", "Source", "require_columns"]
 
 _MAX_ROWS = 65_536
 
@@ -46,8 +46,8 @@ class Reader(Protocol):
 
 
 @dataclasses.dataclass(eq=False)
-class BatchSource(beam.PTransform):  # type: ignore[misc]
-    """A source whose rows are planned as pieces, spread over the workers, and read there.
+class Source(beam.PTransform):  # type: ignore[misc]
+    """Where rows come from.
 
     Args:
         schema: The raw columns: a Schema, or the path of a `schema.pbtxt`.
@@ -57,7 +57,6 @@ class BatchSource(beam.PTransform):  # type: ignore[misc]
 
     Raises:
         RecipeError: If there is no schema, or a column that does not exist.
-        DataError: If the source cannot be used.
     """
 
     _: dataclasses.KW_ONLY
@@ -86,30 +85,6 @@ class BatchSource(beam.PTransform):  # type: ignore[misc]
         """The source as a person wrote it, for messages: `ReadCsv("flights.csv")`."""
         raise NotImplementedError
 
-    def reader(self) -> Reader:
-        """Return how the pieces are read."""
-        raise NotImplementedError
-
-    def available_columns(self) -> tuple[str, ...]:
-        """Return the names of the columns that there are; empty where each row has its own.
-
-        Raises:
-            DataError: If the source cannot be used.
-        """
-        raise NotImplementedError
-
-    def plan(self, pbegin: Any, schema: Schema | None = None) -> beam.PCollection[Any]:
-        """Return the pieces, spread over the workers, each of which has the schema's columns."""
-        raise NotImplementedError
-
-    def fingerprint(self) -> list[dict[str, Any]]:
-        """Return what tells this input from one with other rows: sizes, digests, versions.
-
-        Raises:
-            DataError: If the source cannot be used.
-        """
-        raise NotImplementedError
-
     def raw_schema(self) -> Schema:
         """Return the schema of the columns to read, in the schema's order.
 
@@ -136,6 +111,46 @@ class BatchSource(beam.PTransform):  # type: ignore[misc]
                     f"{types.field(self.event_time).type}; expected a timestamp"
                 )
         return schema
+
+
+@dataclasses.dataclass(eq=False)
+class BatchSource(Source):
+    """A source whose rows are planned as pieces, spread over the workers, and read there.
+
+    Args:
+        schema: The raw columns: a Schema, or the path of a `schema.pbtxt`.
+        columns: The columns to read; by default all of the schema.
+        event_time: The timestamp column that says when a row happened.
+        name: What the ledger calls this input.
+
+    Raises:
+        RecipeError: If there is no schema, or a column that does not exist.
+        DataError: If the source cannot be used.
+    """
+
+    def reader(self) -> Reader:
+        """Return how the pieces are read."""
+        raise NotImplementedError
+
+    def available_columns(self) -> tuple[str, ...]:
+        """Return the names of the columns that there are; empty where each row has its own.
+
+        Raises:
+            DataError: If the source cannot be used.
+        """
+        raise NotImplementedError
+
+    def plan(self, pbegin: Any, schema: Schema | None = None) -> beam.PCollection[Any]:
+        """Return the pieces, spread over the workers, each of which has the schema's columns."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> list[dict[str, Any]]:
+        """Return what tells this input from one with other rows: sizes, digests, versions.
+
+        Raises:
+            DataError: If the source cannot be used.
+        """
+        raise NotImplementedError
 
     def check_columns(self, schema: Schema) -> None:
         """Check that the source has the columns of `schema`.
