@@ -29,7 +29,10 @@ _STAGES = {
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     parser = argparse.ArgumentParser(
-        prog="skewless", description="Feature pipelines without training/serving skew."
+        prog="skewless",
+        description="Feature pipelines without training/serving skew.",
+        epilog="Paths are of this machine, or gs://, s3:// and hdfs:// ones. Options that are "
+        "not skewless' own go to Beam, such as --s3_endpoint_url or --hdfs_host.",
     )
     parser.add_argument("--version", action="version", version=f"skewless {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the stack of an error")
@@ -93,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 if all is well, 1 for a run that failed (or a feature that differs), 2 for a wrong
         recipe or argument.
     """
-    options = make_parser().parse_args(arguments)
+    options = _parse(arguments)
     try:
         _check_paths(options)
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -121,6 +124,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Return the arguments; those of Beam, in the form `--name=value`, are in `beam`."""
+    parser = make_parser()
+    options, rest = parser.parse_known_args(arguments)
+    flags: list[str] = []
+    for word in rest:
+        if word.startswith("--") and len(word) > 2:
+            flags.append(word)
+        elif flags and "=" not in flags[-1]:
+            flags[-1] += f"={word}"
+        else:
+            parser.error(f"unrecognized arguments: {word}")
+    options.beam = flags
+    return options
+
+
 @contextlib.contextmanager
 def _native_notices_hidden() -> Iterator[None]:
     """Hide what C++ code writes to standard error, unless the block fails.
@@ -144,15 +163,18 @@ def _native_notices_hidden() -> Iterator[None]:
             os.close(kept)
 
 
+def _is_elsewhere(path: pathlib.Path) -> bool:
+    """Say whether a path has a scheme, such as gs://, without asking Beam."""
+    return ":/" in str(path)
+
+
 def _check_paths(options: argparse.Namespace) -> None:
     """Answer a wrong path at once, before anything heavy is loaded."""
     for name in ("recipe", "run", "model", "repaired", "warm_start", "baseline"):
         path = getattr(options, name, None)
-        if path is not None and not path.exists():
+        if path is not None and not _is_elsewhere(path) and not path.exists():
             raise RecipeError(f"{name.replace('_', '-')} {path}: there is no such file or folder")
     output = getattr(options, "output", None)
-    if output is not None and ":/" in str(output):
-        raise RecipeError(f"--output {output}: expected a folder on this machine")
     if output is not None and output.exists() and not output.is_dir():
         raise RecipeError(f"--output {output}: this is a file; expected a folder")
     run_id = getattr(options, "run_id", None)

@@ -22,23 +22,33 @@ from skewless.pipeline.predicting import predict_lines
 from skewless.pipeline.recipe import Recipe, load_recipe
 from skewless.pipeline.rereading import verify_rows
 from skewless.pipeline.verifying import verify_features
+from skewless.storage import AnyPath, files_below, path_of
 from skewless.transforms.rows import Rejected
 from skewless.transforms.sinks.rejected import read_rejected_file
 
 __all__ = ["COMMANDS"]
 
 
+def _execution(options: argparse.Namespace) -> Execution:
+    execution = Execution(
+        options=tuple(options.beam), analysis=getattr(options, "analysis", "auto")
+    )
+    execution.reach_files()
+    return execution
+
+
 def _stage(options: argparse.Namespace) -> int:
+    execution = _execution(options)
     until = STAGES[-1] if options.command == "run" else options.command
     return _travel(
         Journey(
             options.recipe,
-            options.output,
+            path_of(options.output),
             run_id=options.run_id,
             until=until,
-            warm_start=options.warm_start,
-            execution=Execution(analysis=options.analysis),
-            baseline=options.baseline,
+            warm_start=options.warm_start and path_of(options.warm_start),
+            execution=execution,
+            baseline=options.baseline and path_of(options.baseline),
         )
     )
 
@@ -50,9 +60,10 @@ def _travel(wanted: Journey) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
+    _execution(options)
     failed = 0
     name = "standard input" if options.rows == "-" else options.rows
-    for line in predict_lines(options.model, _lines(options.rows), name):
+    for line in predict_lines(path_of(options.model), _lines(options.rows), name):
         failed += line.startswith('{"error"')
         sys.stdout.write(f"{line}\n")
     if failed:
@@ -69,14 +80,15 @@ def _lines(rows: str) -> Iterator[bytes]:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    paths = RunPaths(latest_run(options.run))
+    execution = _execution(options)
+    paths = RunPaths(latest_run(path_of(options.run)))
     recipe = _recipe_of(paths)
     sizes = [_batch_size(text) for text in options.batch_sizes.split(",")]
     found = []
     with Screen() as screen:
         if not options.rows_only_from_run:
             with screen.working("reread"):
-                found.append(verify_rows(paths, recipe, Execution()))
+                found.append(verify_rows(paths, recipe, execution))
         with screen.working("verify"):
             found += verify_features(paths, recipe.label_key, sizes, options.limit)
         show_comparisons(screen.console, found)
@@ -105,7 +117,8 @@ def _recipe_of(paths: RunPaths) -> Recipe:
 
 
 def _replay(options: argparse.Namespace) -> int:
-    paths = RunPaths(latest_run(options.run))
+    execution = _execution(options)
+    paths = RunPaths(latest_run(path_of(options.run)))
     manifest = read_manifest(paths.root)
     if digest_of(fingerprint(_recipe_of(paths))) != manifest["identity"]["inputs_digest"]:
         raise RunError(
@@ -116,17 +129,18 @@ def _replay(options: argparse.Namespace) -> int:
         Journey(
             pathlib.Path(manifest["recipe"]["file"]),
             paths.root.parent.parent,
-            repaired=_read_repaired(options.repaired, paths),
+            execution=execution,
+            repaired=_read_repaired(path_of(options.repaired), paths),
         )
     )
 
 
-def _read_repaired(path: pathlib.Path, paths: RunPaths) -> tuple[Rejected, ...]:
+def _read_repaired(path: AnyPath, paths: RunPaths) -> tuple[Rejected, ...]:
     """Return the repaired rows, each of which must be a rejected row of the run.
 
     Rows that were repaired for the run itself stay repaired.
     """
-    files = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
+    files = files_below(path, "*.jsonl") if path.is_dir() else [path]
     given = [row for file in files for row in read_rejected_file(file)]
     if not given:
         raise RecipeError(f"{path}: there is no repaired row; expected lines as in rejected/")

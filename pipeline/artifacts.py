@@ -6,10 +6,10 @@ import dataclasses
 import hashlib
 import json
 import os
-import pathlib
 from typing import Any
 
 from skewless.errors import RunError
+from skewless.storage import AnyPath, RemotePath, paths_in
 from skewless.transforms.split import SPLITS
 
 __all__ = [
@@ -29,82 +29,82 @@ _MANIFEST = "manifest.json"
 class RunPaths:
     """The files and folders of one run, below `root`."""
 
-    root: pathlib.Path
+    root: AnyPath
 
     @property
-    def manifest(self) -> pathlib.Path:
+    def manifest(self) -> AnyPath:
         """Inputs, versions, seeds, stages and the ledger."""
         return self.root / _MANIFEST
 
     @property
-    def schema(self) -> pathlib.Path:
+    def schema(self) -> AnyPath:
         """The schema of the rows that enter the graph."""
         return self.root / "schema.pbtxt"
 
     @property
-    def input_schemas(self) -> pathlib.Path:
+    def input_schemas(self) -> AnyPath:
         """The schema of each input, `<input>.pbtxt`."""
         return self.root / "schemas"
 
     @property
-    def rows(self) -> pathlib.Path:
+    def rows(self) -> AnyPath:
         """What enters the graph: `<split>/part-*.parquet`."""
         return self.root / "rows"
 
     @property
-    def examples(self) -> pathlib.Path:
+    def examples(self) -> AnyPath:
         """What leaves the graph: `<split>/part-*.tfrecord.gz`, part by part as `rows`."""
         return self.root / "examples"
 
     @property
-    def rejected(self) -> pathlib.Path:
+    def rejected(self) -> AnyPath:
         """Rejected rows: `rows/*.jsonl` before the graph, `transform/*.jsonl` by the graph."""
         return self.root / "rejected"
 
     @property
-    def repaired(self) -> pathlib.Path:
+    def repaired(self) -> AnyPath:
         """The repaired rows that the run was given, as they were in `rejected/`."""
         return self.root / "repaired.jsonl"
 
     @property
-    def transform_graph(self) -> pathlib.Path:
+    def transform_graph(self) -> AnyPath:
         """The transform graph in tf.Transform's own layout."""
         return self.root / "transform_graph"
 
     @property
-    def training(self) -> pathlib.Path:
+    def training(self) -> AnyPath:
         """The trained Keras model and its history."""
         return self.root / "training"
 
     @property
-    def model(self) -> pathlib.Path:
+    def model(self) -> AnyPath:
         """SavedModels, `<version>/`."""
         return self.root / "model"
 
     @property
-    def sample(self) -> pathlib.Path:
+    def sample(self) -> AnyPath:
         """A few raw test rows as JSON, as a client would send them."""
         return self.root / "sample.jsonl"
 
     @property
-    def evaluation(self) -> pathlib.Path:
+    def evaluation(self) -> AnyPath:
         """Metrics, in TFMA's format and as `metrics.json`."""
         return self.root / "evaluation"
 
     @property
-    def work(self) -> pathlib.Path:
+    def work(self) -> AnyPath:
         """Unfinished stages; never read by anybody else."""
         return self.root / ".work"
 
-    def row_parts(self, split: str) -> list[pathlib.Path]:
+    def row_parts(self, split: str) -> list[AnyPath]:
         """Return the parts of rows of a split, in order."""
-        return sorted((self.rows / split).glob("part-*.parquet"))
+        return paths_in(self.rows / split, "part-*.parquet")
 
-    def example_parts(self, split: str) -> list[pathlib.Path]:
+    def example_parts(self, split: str) -> list[AnyPath]:
         """Return the parts of features of a split, in order."""
-        return sorted((self.examples / split).glob("part-*.tfrecord.gz"))
+        return paths_in(self.examples / split, "part-*.tfrecord.gz")
 
-    def newest_model(self) -> pathlib.Path:
+    def newest_model(self) -> AnyPath:
         """Return the newest model version.
 
         Raises:
@@ -116,7 +116,7 @@ class RunPaths:
         return max(versions, key=lambda p: int(p.name))
 
 
-def read_manifest(root: pathlib.Path) -> dict[str, Any]:
+def read_manifest(root: AnyPath) -> dict[str, Any]:
     """Return the manifest of the run at `root`, empty where there is none yet.
 
     Raises:
@@ -132,7 +132,7 @@ def read_manifest(root: pathlib.Path) -> dict[str, Any]:
     return manifest
 
 
-def latest_run(directory: pathlib.Path) -> pathlib.Path:
+def latest_run(directory: AnyPath) -> AnyPath:
     """Return the run that `directory` is, or the newest run below it, finished ones first.
 
     Raises:
@@ -146,16 +146,22 @@ def latest_run(directory: pathlib.Path) -> pathlib.Path:
     return max(runs, key=_finished_and_when)
 
 
-def _finished_and_when(run: pathlib.Path) -> tuple[bool, float]:
+def _finished_and_when(run: AnyPath) -> tuple[bool, float]:
     finished = "evaluate" in read_manifest(run).get("stages", {})
-    return finished, (run / _MANIFEST).stat().st_mtime
+    manifest = run / _MANIFEST
+    when = manifest.modified() if isinstance(manifest, RemotePath) else manifest.stat().st_mtime
+    return finished, when
 
 
-def write_json(path: pathlib.Path, value: Any) -> None:
+def write_json(path: AnyPath, value: Any) -> None:
     """Write `value` as JSON, replacing the file at once."""
+    text = json.dumps(value, indent=2, sort_keys=True) + "\n"
+    if isinstance(path, RemotePath):
+        path.write_text(text)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import pathlib
-import shutil
 from collections import Counter
 from typing import Any
 
@@ -29,6 +27,15 @@ from skewless.schema import (
     drop_columns,
     format_schema,
     parse_schema,
+)
+from skewless.storage import (
+    AnyPath,
+    RemotePath,
+    files_below,
+    local_copy,
+    move,
+    path_of,
+    remove_tree,
 )
 from skewless.transforms.analyze import Analyze
 from skewless.transforms.features.columns import Label
@@ -103,9 +110,9 @@ def typed_recipe(recipe: Recipe, paths: RunPaths) -> tuple[Recipe, Schema]:
 
 def _frozen(recipe: Recipe) -> Schema | None:
     """Return the recipe's own schema, read from its file where it is one."""
-    if not isinstance(recipe.schema, str | os.PathLike):
+    if not isinstance(recipe.schema, str | os.PathLike | RemotePath):
         return recipe.schema
-    path = pathlib.Path(recipe.schema)
+    path = path_of(recipe.schema)
     if not path.is_file():
         raise DataError(f"{path}: there is no such schema; copy a run's schema.pbtxt there")
     return parse_schema(path.read_text(encoding="utf-8"), str(path))
@@ -164,7 +171,7 @@ class WriteRows(beam.PTransform):  # type: ignore[misc]
 
     def expand(self, begin: beam.pvalue.PBegin) -> None:
         """Write each of the three splits, then what was counted."""
-        made = RunPaths(pathlib.Path(self.directory))
+        made = RunPaths(path_of(self.directory))
         splits = begin | "ReadRows" >> self.read
         for split, label in zip(SPLITS, ("WriteTrain", "WriteEval", "WriteTest"), strict=True):
             parts = getattr(splits, split) | label >> WriteParquet(str(made.rows / split))
@@ -209,7 +216,7 @@ def _write_rows(
 ) -> dict[str, Any]:
     """Do the stage `rows`; return the ledger's entries."""
     for stale in (made.rows, made.rejected):
-        shutil.rmtree(stale, ignore_errors=True)
+        remove_tree(stale)
     (made.rejected / "rows").mkdir(parents=True)
     execution.run(WriteRows(ReadRows(recipe, schema, repaired), str(made.root)))
     main = recipe.source.input_name
@@ -222,7 +229,7 @@ def _write_rows(
         parts = json.loads((made.root / f"{split}.json").read_text())
         # Named by where their first row came from, so that a second run names them alike.
         for number, (_, _, path, _) in enumerate(sorted(parts)):
-            pathlib.Path(path).rename(made.rows / split / f"part-{number:05d}.parquet")
+            move(path_of(path), made.rows / split / f"part-{number:05d}.parquet")
         entries.append((main, "written", split, sum(part[3] for part in parts)))
     ledger = Ledger.of(entries)
     ledger.check()
@@ -261,16 +268,21 @@ def _common_reasons(made: RunPaths) -> str:
     return "; ".join(f"{n:,} x {why}" for why, n in reasons.most_common(_WORDS_SHOWN))
 
 
-def read_rejected(folder: pathlib.Path) -> list[Rejected]:
+def _row_count(part: AnyPath) -> int:
+    with part.open("rb") as file:
+        return int(pq.read_metadata(file).num_rows)
+
+
+def read_rejected(folder: AnyPath) -> list[Rejected]:
     """Return every rejected row in a folder and those below it."""
-    return [row for file in sorted(folder.rglob("*.jsonl")) for row in read_rejected_file(file)]
+    return [row for file in files_below(folder, "*.jsonl") for row in read_rejected_file(file)]
 
 
 def _analyze(
     made: RunPaths, paths: RunPaths, recipe: Recipe, schema: Schema, execution: Execution
 ) -> dict[str, Any]:
     """Do the stage `analyze`: only training rows are read here."""
-    shutil.rmtree(made.transform_graph, ignore_errors=True)
+    remove_tree(made.transform_graph)
     graph_schema = schema
     preprocessing_fn = recipe.preprocessing_fn
     if recipe.features is not None and isinstance(recipe.label, Label):
@@ -289,8 +301,9 @@ def _analyze(
     execution.run(_AnalyzeRows(ReadParquet(rows, schema=graph_schema), analyze))
     if analyze.fallback:
         progress.note(analyze.fallback)
-    needed = column_names(TransformGraph(str(made.transform_graph)).raw_schema)
-    served = TransformGraph(str(made.transform_graph), without=(recipe.label_key,)).raw_schema
+    with local_copy(made.transform_graph) as graph:
+        needed = column_names(TransformGraph(str(graph)).raw_schema)
+        served = TransformGraph(str(graph), without=(recipe.label_key,)).raw_schema
     label_only = set(needed) - set(column_names(served))
     made.schema.write_text(format_schema(absent_at_serving(schema, label_only)))
     return {
@@ -335,7 +348,7 @@ def _write_examples(
     entries += [entry for entry in before.entries() if entry[0] != main and entry[1] == "written"]
     entries += [(main, "rejected", step, n) for step, n in lost.items()]
     for split in SPLITS:
-        rows = sum(pq.read_metadata(part).num_rows for part in paths.row_parts(split))
+        rows = sum(_row_count(part) for part in paths.row_parts(split))
         entries.append((main, "written", split, rows))
     ledger = Ledger.of(entries)
     ledger.check()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
 
 import apache_beam as beam
+from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from skewless import errors
-from skewless.errors import SkewlessError
+from skewless.errors import RecipeError, SkewlessError
 
 __all__ = ["Execution"]
 
@@ -24,13 +26,29 @@ class Execution:
     Args:
         runner: Beam's name of the runner. The default runs in this process; `DirectRunner`
             would try Prism first, which needs a download.
-        options: Further options as on Beam's command line.
+        options: Further options as on Beam's command line: `--name=value`.
         analysis: The engine of `Analyze`.
+
+    Raises:
+        RecipeError: If Beam has no such option.
     """
 
     runner: str = "FnApiRunner"
     options: tuple[str, ...] = ()
     analysis: str = "auto"
+
+    def __post_init__(self) -> None:
+        known = PipelineOptions([]).get_all_options()
+        for option in self.options:
+            name = option.removeprefix("--").partition("=")[0]
+            if name.removeprefix("no_") not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean --{near[0]}?" if near else "see skewless --help"
+                raise RecipeError(f"--{name}: neither skewless nor Beam has this option; {hint}")
+
+    def reach_files(self) -> None:
+        """Let this process reach files by the options with which pipelines do."""
+        FileSystems.set_options(PipelineOptions(list(self.options)))
 
     def run(self, build: beam.PTransform) -> None:
         """Apply `build` to an empty pipeline and wait until it is done.

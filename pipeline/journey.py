@@ -19,6 +19,7 @@ from skewless.pipeline.ledger import Ledger
 from skewless.pipeline.recipe import Recipe, load_recipe
 from skewless.pipeline.stages import Display, Run
 from skewless.pipeline.training import evaluate_model, export_model, train_model
+from skewless.storage import AnyPath
 from skewless.transforms.rows import Rejected
 from skewless.transforms.sinks.files import whole_file
 from skewless.transforms.sinks.rejected import rejected_to_json
@@ -56,12 +57,12 @@ class Journey:
     """
 
     recipe: pathlib.Path
-    output: pathlib.Path
+    output: AnyPath
     run_id: str | None = None
     until: str = STAGES[-1]
     execution: Execution = dataclasses.field(default_factory=Execution)
-    warm_start: pathlib.Path | None = None
-    baseline: pathlib.Path | None = None
+    warm_start: AnyPath | None = None
+    baseline: AnyPath | None = None
     repaired: tuple[Rejected, ...] = ()
 
 

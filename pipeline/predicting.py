@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pathlib
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from skewless.models.predict import Predictor
 from skewless.pipeline.artifacts import RunPaths
 from skewless.schema import arrow_type, is_required, make_feature, make_schema
+from skewless.storage import AnyPath, local_copy
 from skewless.transforms.parse import parse_json_rows
 from skewless.transforms.rows import Rejected
 from skewless.transforms.validate import validate_rows
@@ -21,13 +21,13 @@ _BATCH_ROWS = 1024
 _BOM = b"\xef\xbb\xbf"
 
 
-def model_directory(path: pathlib.Path) -> pathlib.Path:
+def model_directory(path: AnyPath) -> AnyPath:
     """Return the model at `path`: a SavedModel, a folder of versions, or a run."""
     run = RunPaths(path)
     return run.newest_model() if run.manifest.exists() else path
 
 
-def predict_lines(model: pathlib.Path, lines: Iterable[bytes], name: str) -> Iterator[str]:
+def predict_lines(model: AnyPath, lines: Iterable[bytes], name: str) -> Iterator[str]:
     """Yield a JSON object for each JSON row: the model's outputs, or an `error`.
 
     Args:
@@ -35,7 +35,8 @@ def predict_lines(model: pathlib.Path, lines: Iterable[bytes], name: str) -> Ite
         lines: One JSON object of raw fields each; a field that may be missing may be left out.
         name: What the lines are called in an error.
     """
-    predictor = Predictor(str(model_directory(model)))
+    with local_copy(model_directory(model)) as local:
+        predictor = Predictor(str(local))
     needed = make_schema(
         make_feature(f.name, arrow_type(f), required=True)
         for f in predictor.schema.feature

@@ -23,6 +23,7 @@ from skewless.models.networks import Dnn, Linear, WideAndDeep
 from skewless.pipeline.artifacts import digest_of
 from skewless.pipeline.code import source_of
 from skewless.schema import Schema, format_schema
+from skewless.storage import RemotePath, is_remote, path_of
 from skewless.transforms.evaluation import Evaluation
 from skewless.transforms.features.columns import LABEL, Column, Label
 from skewless.transforms.split import SplitByHash, SplitByTime
@@ -66,7 +67,7 @@ class Recipe:
     rows: Sequence[Any] = ()
     features: Mapping[str, Column] | None = None
     preprocessing_fn: Callable[[dict[str, Any]], dict[str, Any]] | None = None
-    schema: Schema | str | os.PathLike[str] | None = None
+    schema: Schema | str | os.PathLike[str] | RemotePath | None = None
     evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
     seed: int = 0
     max_rejected: float = 0.01
@@ -92,7 +93,7 @@ class Recipe:
             self._check(
                 "rows", hasattr(right, "input_name"), "JoinAsOf(sk.ReadCsv(...), ...)", right
             )
-        given = self.schema is None or isinstance(self.schema, str | os.PathLike)
+        given = self.schema is None or isinstance(self.schema, str | os.PathLike | RemotePath)
         self._check("schema", given or hasattr(self.schema, "feature"), 'a path, "schema.pbtxt"')
         whole = isinstance(self.seed, int) and 0 <= self.seed < 2**32
         self._check("seed", whole, "a whole number from 0 to 2**32 - 1")
@@ -163,8 +164,9 @@ def _fields(value: Any, names: Sequence[str]) -> dict[str, Any]:
     fields = {}
     for name in names:
         field = getattr(value, name)
-        if name == "schema" and isinstance(field, str | os.PathLike):
-            field = pathlib.Path(field).read_text() if pathlib.Path(field).is_file() else None
+        if name == "schema" and isinstance(field, str | os.PathLike | RemotePath):
+            path = path_of(field)
+            field = path.read_text() if path.is_file() else None
         fields[name] = _canonical(field)
     return fields
 
@@ -217,6 +219,8 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
 def _resolved(recipe: Recipe, file: pathlib.Path) -> Recipe:
     """Return the recipe with the schema's path taken from the recipe's folder."""
     if isinstance(recipe.schema, str | os.PathLike):
+        if is_remote(recipe.schema):
+            return dataclasses.replace(recipe, schema=path_of(recipe.schema))
         return dataclasses.replace(recipe, schema=file.parent / recipe.schema)
     return recipe
 

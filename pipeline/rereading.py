@@ -16,6 +16,7 @@ from skewless.pipeline.execution import Execution
 from skewless.pipeline.recipe import Recipe
 from skewless.pipeline.rows import ReadRows
 from skewless.pipeline.verifying import Comparison
+from skewless.storage import AnyPath, paths_in
 from skewless.transforms.replace import without_rows
 from skewless.transforms.rows import FILE, OFFSET
 from skewless.transforms.sinks.rejected import read_rejected_file
@@ -53,16 +54,21 @@ def verify_rows(paths: RunPaths, recipe: Recipe, execution: Execution) -> Compar
     return comparison
 
 
-def _in_order(folder: pathlib.Path) -> pa.Table:
+def _in_order(folder: AnyPath) -> pa.Table:
     """Return the rows of a split in the order of where they came from."""
-    parts = sorted(folder.glob("*.parquet"))
+    parts = paths_in(folder, "*.parquet")
     if not parts:
         return pa.table({})
-    table = pa.concat_tables([pq.read_table(part) for part in parts])
+    table = pa.concat_tables([_read(part) for part in parts])
     plain = table.set_column(
         table.schema.get_field_index(FILE), FILE, table.column(FILE).cast(pa.string())
     )
     return plain.sort_by([(FILE, "ascending"), (OFFSET, "ascending")])
+
+
+def _read(part: AnyPath) -> pa.Table:
+    with part.open("rb") as file:
+        return pq.read_table(file)
 
 
 def _differing(held: pa.Table, read: pa.Table) -> int:

@@ -6,19 +6,20 @@ import contextlib
 import dataclasses
 import fcntl
 import pathlib
-import shutil
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from skewless import progress
 from skewless.errors import RunError
 from skewless.pipeline.artifacts import RunPaths, digest_of, read_manifest, write_json
+from skewless.storage import AnyPath, RemotePath, move, remove_tree
 from skewless.transforms.sinks.files import is_disk_full, write_error
 
 __all__ = ["Display", "Quiet", "Run"]
 
-Work = Callable[[pathlib.Path], dict[str, Any]]
+Work = Callable[[AnyPath], dict[str, Any]]
 
 
 class Display(Protocol):
@@ -56,12 +57,13 @@ class Run:
     manifest: dict[str, Any]
     versions: dict[str, str]
     _met: set[str] = dataclasses.field(default_factory=set)
+    _token: str = ""
 
     @classmethod
     @contextlib.contextmanager
     def open(
         cls,
-        root: pathlib.Path,
+        root: AnyPath,
         display: Display,
         identity: dict[str, Any],
         versions: dict[str, str],
@@ -92,16 +94,12 @@ class Run:
             paths.work.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise write_error(root, error) from error
-        with (paths.work / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise RunError(f"{root}: another process is writing to this run") from None
-            held = manifest or {"identity": identity, "stages": {}}
-            yield cls(paths, display, held, versions)
+        held = manifest or {"identity": identity, "stages": {}}
+        with _locked(paths.work / "lock", root) as token:
+            yield cls(paths, display, held, versions, _token=token)
 
     def perform(
-        self, stage: str, depends_on: Any, outputs: Sequence[pathlib.Path], work: Work
+        self, stage: str, depends_on: Any, outputs: Sequence[AnyPath], work: Work
     ) -> dict[str, Any]:
         """Do a stage, unless it was done before with the very same dependencies.
 
@@ -121,14 +119,14 @@ class Run:
         key = digest_of({"depends_on": depends_on, "versions": self.versions})
         done = self.manifest["stages"].get(stage)
         self._met.add(stage)
-        if done and done["key"] == key and all(path.exists() for path in outputs):
+        if done and done["key"] == key and self._are_there(done, outputs):
             self.display.skip(stage)
             result: dict[str, Any] = done["result"]
             return result
         folder = self.paths.work / f"{stage}-{key[:16]}"
         for stale in self.paths.work.glob(f"{stage}-*"):
             if stale != folder:
-                shutil.rmtree(stale)
+                remove_tree(stale)
         started = time.monotonic()
         progress.reset()
         self.display.start(stage)
@@ -139,7 +137,7 @@ class Run:
         except OSError as error:
             if not is_disk_full(error) and not isinstance(error, PermissionError):
                 raise
-            raise write_error(pathlib.Path(error.filename or folder), error) from error
+            raise write_error(error.filename or folder, error) from error
         self.display.finish(stage, time.monotonic() - started)
         return result
 
@@ -147,11 +145,12 @@ class Run:
         self,
         stage: str,
         key: str,
-        folder: pathlib.Path,
-        outputs: Sequence[pathlib.Path],
+        folder: AnyPath,
+        outputs: Sequence[AnyPath],
         result: dict[str, Any],
         seconds: float,
     ) -> None:
+        self._check_lock()
         # Forget the old result first: a kill from here on means the stage is done anew. And
         # the later ones: they were made from outputs that were lost, not from these.
         stages = self.manifest["stages"]
@@ -160,18 +159,30 @@ class Run:
                 del stages[later]
             write_json(self.paths.manifest, self.manifest)
         for path in outputs:
-            made = folder / path.relative_to(self.paths.root)
-            if path.is_dir():
-                shutil.rmtree(path)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            made.replace(path)
+            _move(folder / str(path).removeprefix(f"{self.paths.root}/"), path)
         self.manifest["stages"][stage] = {
             "key": key,
             "result": result,
             "seconds": round(seconds, 3),
+            "outputs": [path.name for path in outputs if path.exists()],
         }
         write_json(self.paths.manifest, self.manifest)
-        shutil.rmtree(folder)
+        remove_tree(folder)
+
+    @staticmethod
+    def _are_there(done: dict[str, Any], outputs: Sequence[AnyPath]) -> bool:
+        """Say whether what a stage made is still there; an object store has no empty folders."""
+        made = done.get("outputs", [path.name for path in outputs])
+        return all(path.exists() for path in outputs if path.name in made)
+
+    def _check_lock(self) -> None:
+        """See that no other process has taken the run over, where files cannot be locked."""
+        lock = self.paths.work / "lock"
+        if isinstance(lock, RemotePath) and lock.read_text() != self._token:
+            raise RunError(
+                f"{self.paths.root}: another process has begun to write to this run; nothing "
+                "more is published by this one"
+            )
 
     def key_of(self, stage: str) -> str:
         """Return the key a finished stage was done with, for stages that build on it."""
@@ -181,3 +192,39 @@ class Run:
         """Put a top-level entry into the manifest."""
         self.manifest[name] = value
         write_json(self.paths.manifest, self.manifest)
+
+
+@contextlib.contextmanager
+def _locked(lock: AnyPath, root: AnyPath) -> Iterator[str]:
+    """Hold the lock of a run, for the block.
+
+    Elsewhere than on this machine no file can be locked, and a process that was killed would
+    leave its mark for ever. So the last to come has the run, and others find out before they
+    publish.
+
+    Yields:
+        What the lock holds; empty on this machine.
+
+    Raises:
+        RunError: If another process of this machine has it.
+    """
+    if isinstance(lock, RemotePath):
+        token = uuid.uuid4().hex
+        lock.write_text(token)
+        yield token
+        return
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunError(f"{root}: another process is writing to this run") from None
+        yield ""
+
+
+def _move(made: AnyPath, path: AnyPath) -> None:
+    """Move what a stage made to where it belongs, in the place of an earlier one."""
+    if path.is_dir():
+        remove_tree(path)
+    # An object store has no empty directories.
+    if isinstance(made, pathlib.Path) or made.exists():
+        move(made, path)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
-import pathlib
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,7 +25,8 @@ from skewless.pipeline.json_rows import json_rows
 from skewless.pipeline.recipe import Recipe
 from skewless.pipeline.stages import Run
 from skewless.schema import parse_schema
-from skewless.transforms.apply import load_transform
+from skewless.storage import AnyPath, local_copy, local_output, path_of, remove_tree
+from skewless.transforms.apply import load_transform, local_graph
 from skewless.transforms.evaluation.decision import decide
 from skewless.transforms.evaluation.evaluate import Evaluate, join_predictions
 from skewless.transforms.sources.parquet import ReadParquet
@@ -37,7 +37,7 @@ _SAMPLE_ROWS = 3
 _OTHER = "(other)"
 
 
-def train_model(run: Run, recipe: Recipe, warm_start: pathlib.Path | None = None) -> None:
+def train_model(run: Run, recipe: Recipe, warm_start: AnyPath | None = None) -> None:
     """Do the stage `train`: fit the recipe's network on the training examples.
 
     Args:
@@ -47,7 +47,7 @@ def train_model(run: Run, recipe: Recipe, warm_start: pathlib.Path | None = None
     """
     paths = run.paths
     earlier = _keras_file(RunPaths(warm_start)) if warm_start else None
-    started = digest_file(earlier) if earlier else None
+    started = _digest(earlier) if earlier else None
     run.perform(
         "train",
         [run.key_of("examples"), recipe.describe("model", "seed", "label"), started],
@@ -56,25 +56,37 @@ def train_model(run: Run, recipe: Recipe, warm_start: pathlib.Path | None = None
     )
 
 
-def _keras_file(paths: RunPaths) -> pathlib.Path:
+def _keras_file(paths: RunPaths) -> AnyPath:
     return paths.training / "model.keras"
 
 
+def _digest(path: AnyPath) -> str:
+    with local_copy(path) as file:
+        return digest_file(file)
+
+
 def _train(
-    made: RunPaths, paths: RunPaths, recipe: Recipe, warm_start: pathlib.Path | None
+    made: RunPaths, paths: RunPaths, recipe: Recipe, warm_start: AnyPath | None
 ) -> dict[str, Any]:
-    result = train(
-        recipe.model,
-        transform_graph=str(paths.transform_graph),
-        train_files=[str(path) for path in paths.example_parts("train")],
-        eval_files=[str(path) for path in paths.example_parts("eval")],
-        label=recipe.label_key,
-        directory=str(made.training),
-        seed=recipe.seed,
-        warm_start=str(warm_start) if warm_start else None,
-        on_epoch=_show_epoch,
-    )
+    # A network is trained on this machine; what lies elsewhere is fetched once, for all epochs.
+    with contextlib.ExitStack() as here:
+        result = train(
+            recipe.model,
+            transform_graph=local_graph(str(paths.transform_graph)),
+            train_files=_files(here, paths.example_parts("train")),
+            eval_files=_files(here, paths.example_parts("eval")),
+            label=recipe.label_key,
+            directory=str(here.enter_context(local_output(made.training))),
+            seed=recipe.seed,
+            warm_start=_files(here, [warm_start])[0] if warm_start else None,
+            on_epoch=_show_epoch,
+        )
     return {"task": result.task, "classes": result.classes, "history": result.history}
+
+
+def _files(here: contextlib.ExitStack, paths: Sequence[AnyPath]) -> list[str]:
+    """Return the paths of files on this machine, for as long as `here` is open."""
+    return [str(here.enter_context(local_copy(path))) for path in paths]
 
 
 def _show_epoch(epoch: int, logs: Mapping[str, float]) -> None:
@@ -82,7 +94,7 @@ def _show_epoch(epoch: int, logs: Mapping[str, float]) -> None:
     progress.note(f"epoch {epoch + 1}: {shown}")
 
 
-def export_model(run: Run, recipe: Recipe) -> pathlib.Path:
+def export_model(run: Run, recipe: Recipe) -> AnyPath:
     """Do the stage `export`: one SavedModel with the transform graph inside.
 
     Returns:
@@ -99,27 +111,29 @@ def export_model(run: Run, recipe: Recipe) -> pathlib.Path:
 
 def _export(made: RunPaths, run: Run, recipe: Recipe) -> dict[str, Any]:
     trained = run.manifest["stages"]["train"]["result"]
-    shutil.rmtree(made.model, ignore_errors=True)
+    remove_tree(made.model)
     # As for TF Serving, a later export is a larger number; seconds since 1970 are the custom.
     version = int(time.time())
-    export(
-        model_path=str(_keras_file(run.paths)),
-        transform_graph=str(run.paths.transform_graph),
-        label=recipe.label_key,
-        task=trained["task"],
-        classes=trained["classes"],
-        directory=str(made.model),
-        version=version,
-        name=recipe.name,
-        class_names=_class_names(run.paths, recipe.label_key, trained["classes"]),
-    )
-    _write_sample(made.sample, run.paths, made.model / str(version))
+    graph = local_graph(str(run.paths.transform_graph))
+    with local_copy(_keras_file(run.paths)) as trained_file, local_output(made.model) as models:
+        exported = export(
+            model_path=str(trained_file),
+            transform_graph=graph,
+            label=recipe.label_key,
+            task=trained["task"],
+            classes=trained["classes"],
+            directory=str(models),
+            version=version,
+            name=recipe.name,
+            class_names=_class_names(graph, recipe.label_key, trained["classes"]),
+        )
+        _write_sample(made.sample, run.paths, exported)
     return {"version": version}
 
 
-def _class_names(paths: RunPaths, label: str, classes: int | None) -> list[str] | None:
+def _class_names(transform_graph: str, label: str, classes: int | None) -> list[str] | None:
     """Return the names of a text label's classes: its vocabulary, and one for others if any."""
-    graph = tft.TFTransformOutput(str(paths.transform_graph))
+    graph = tft.TFTransformOutput(transform_graph)
     if graph.vocabulary_file_by_name(label) is None:
         return None
     names = [name.decode("utf-8", "replace") for name in graph.vocabulary_by_name(label)]
@@ -127,16 +141,17 @@ def _class_names(paths: RunPaths, label: str, classes: int | None) -> list[str] 
     return names if len(names) == classes else None
 
 
-def _write_sample(path: pathlib.Path, run: RunPaths, model: pathlib.Path) -> None:
+def _write_sample(path: AnyPath, run: RunPaths, model: str) -> None:
     """Write the first test rows as JSON with just the fields that the model takes."""
     parts = run.row_parts("test") or run.row_parts("train")
-    batch = next(pq.ParquetFile(parts[0]).iter_batches(batch_size=_SAMPLE_ROWS))
-    schema = read_input_schema(str(model))
+    with parts[0].open("rb") as file:
+        batch = next(pq.ParquetFile(file).iter_batches(batch_size=_SAMPLE_ROWS))
+    schema = read_input_schema(model)
     path.write_bytes(b"".join(b"%s\n" % row for row in json_rows(batch, schema)))
 
 
 def evaluate_model(
-    run: Run, recipe: Recipe, execution: Execution, baseline: pathlib.Path | None = None
+    run: Run, recipe: Recipe, execution: Execution, baseline: AnyPath | None = None
 ) -> dict[str, Any]:
     """Do the stage `evaluate`: metrics of the exported model on the test rows, by slice.
 
@@ -169,7 +184,7 @@ def _evaluate(
     paths = run.paths
     trained = run.manifest["stages"]["train"]["result"]
     parts = [str(path) for path in paths.row_parts("test")]
-    shutil.rmtree(made.evaluation, ignore_errors=True)
+    remove_tree(made.evaluation)
     schema = parse_schema(paths.schema.read_text(), str(paths.schema))
     model = str(paths.newest_model())
     execution.run(
@@ -210,7 +225,8 @@ class _Scorer:
 @functools.lru_cache(maxsize=1)
 def _predictor(model: str) -> Predictor:
     # A bundle is given a new scorer; loading the model takes half a second.
-    return Predictor(model)
+    with local_copy(path_of(model)) as local:
+        return Predictor(str(local))
 
 
 @dataclasses.dataclass(eq=False)

@@ -6,7 +6,6 @@ import concurrent.futures
 import dataclasses
 import functools
 import os
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ from skewless.errors import RunError
 from skewless.pipeline.artifacts import SPLITS, RunPaths
 from skewless.pipeline.json_rows import json_rows
 from skewless.schema import Schema, parse_schema
+from skewless.storage import AnyPath, local_copy
 from skewless.transforms.parse import parse_json_rows
 from skewless.transforms.rows import FILE, OFFSET
 
@@ -89,11 +89,12 @@ def verify_features(
     Raises:
         RunError: If rows and examples do not have the same parts and numbers of rows.
     """
-    model = paths.newest_model()
-    schema_file = model / "assets.extra" / "schema.pbtxt"
-    schema = parse_schema(schema_file.read_text(), str(schema_file))
-    transform = _load_transform(str(model), schema)
-    spec = tft.TFTransformOutput(str(paths.transform_graph)).transformed_feature_spec()
+    with local_copy(paths.newest_model()) as model:
+        schema_file = model / "assets.extra" / "schema.pbtxt"
+        schema = parse_schema(schema_file.read_text(), str(schema_file))
+        transform = _load_transform(str(model), schema)
+    with local_copy(paths.transform_graph) as graph:
+        spec = tft.TFTransformOutput(str(graph)).transformed_feature_spec()
     spec.pop(label, None)
     found = [Comparison(_way(size), features=len(spec)) for size in batch_sizes]
     as_json = Comparison("SavedModel, rows as JSON", features=len(spec))
@@ -139,9 +140,7 @@ def _through_json(batch: pa.RecordBatch, schema: Schema) -> pa.RecordBatch:
     return kept
 
 
-def _same_parts(
-    rows: list[pathlib.Path], examples: list[pathlib.Path]
-) -> list[tuple[pathlib.Path, pathlib.Path]]:
+def _same_parts(rows: list[AnyPath], examples: list[AnyPath]) -> list[tuple[AnyPath, AnyPath]]:
     if [p.name.split(".")[0] for p in rows] != [p.name.split(".")[0] for p in examples]:
         raise RunError(
             f"{len(rows)} parts of rows but {len(examples)} parts of examples; "
@@ -150,16 +149,18 @@ def _same_parts(
     return list(zip(rows, examples, strict=True))
 
 
-def _read_part(part: pathlib.Path, limit: int | None) -> pa.RecordBatch:
-    table = pq.read_table(part)
+def _read_part(part: AnyPath, limit: int | None) -> pa.RecordBatch:
+    with part.open("rb") as file:
+        table = pq.read_table(file)
     batches = table.slice(0, limit).combine_chunks().to_batches()
     return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
 
 
-def _read_examples(part: pathlib.Path, spec: Mapping[str, Any], rows: int) -> Arrays:
+def _read_examples(part: AnyPath, spec: Mapping[str, Any], rows: int) -> Arrays:
     """Return the written features as arrays, named as the `transform` signature names them."""
-    records = tf.data.TFRecordDataset(str(part), compression_type="GZIP")
-    serialized = list(records.take(rows).as_numpy_iterator())
+    with local_copy(part) as file:
+        records = tf.data.TFRecordDataset(str(file), compression_type="GZIP")
+        serialized = list(records.take(rows).as_numpy_iterator())
     if len(serialized) != rows:
         raise RunError(
             f"{part} holds {len(serialized):,} examples, but its part of rows {rows:,}; "

@@ -40,12 +40,24 @@ if TYPE_CHECKING:
     from skewless.transforms.join import JoinAsOf
     from skewless.transforms.predict import Predict
     from skewless.transforms.rows import Rejected, Rows
+    from skewless.transforms.sinks.bigquery import WriteBigQuery
+    from skewless.transforms.sinks.kafka import WriteKafka, WriteRejectedToKafka
     from skewless.transforms.sinks.parquet import WriteParquet
+    from skewless.transforms.sinks.pubsub import WritePubSub, WriteRejectedToPubSub
     from skewless.transforms.sinks.tfrecord import WriteTFRecord
     from skewless.transforms.sinks.tfrecord_file import TFRecordOptions
+    from skewless.transforms.sources.avro import ReadAvro
+    from skewless.transforms.sources.bigquery import ReadBigQuery
     from skewless.transforms.sources.csv import ReadCsv
+    from skewless.transforms.sources.database import ReadDatabase
+    from skewless.transforms.sources.http import ReadHttp
+    from skewless.transforms.sources.http_pages import Cursor, LinkHeader, PageNumber
     from skewless.transforms.sources.json_lines import ReadJsonLines
+    from skewless.transforms.sources.kafka import ReadKafka
     from skewless.transforms.sources.parquet import ReadParquet
+    from skewless.transforms.sources.patterns import RollingRange, StaticRange
+    from skewless.transforms.sources.pubsub import ReadPubSub
+    from skewless.transforms.sources.tfrecord import ReadTFRecord
     from skewless.transforms.split import SplitByHash, SplitByTime
     from skewless.transforms.validate import Validate
 
@@ -76,12 +88,24 @@ _HOMES = {
     "transforms.join": ("JoinAsOf",),
     "transforms.predict": ("Predict",),
     "transforms.rows": ("Rejected", "Rows"),
+    "transforms.sinks.bigquery": ("WriteBigQuery",),
+    "transforms.sinks.kafka": ("WriteKafka", "WriteRejectedToKafka"),
     "transforms.sinks.parquet": ("WriteParquet",),
+    "transforms.sinks.pubsub": ("WritePubSub", "WriteRejectedToPubSub"),
     "transforms.sinks.tfrecord": ("WriteTFRecord",),
     "transforms.sinks.tfrecord_file": ("TFRecordOptions",),
+    "transforms.sources.avro": ("ReadAvro",),
+    "transforms.sources.bigquery": ("ReadBigQuery",),
     "transforms.sources.csv": ("ReadCsv",),
+    "transforms.sources.database": ("ReadDatabase",),
+    "transforms.sources.http": ("ReadHttp",),
+    "transforms.sources.http_pages": ("Cursor", "LinkHeader", "PageNumber"),
     "transforms.sources.json_lines": ("ReadJsonLines",),
+    "transforms.sources.kafka": ("ReadKafka",),
     "transforms.sources.parquet": ("ReadParquet",),
+    "transforms.sources.patterns": ("RollingRange", "StaticRange"),
+    "transforms.sources.pubsub": ("ReadPubSub",),
+    "transforms.sources.tfrecord": ("ReadTFRecord",),
     "transforms.split": ("SplitByHash", "SplitByTime"),
     "transforms.validate": ("Validate",),
 }
@@ -91,6 +115,7 @@ __all__ = [
     "Analyze",
     "AnalyzeAndTransform",
     "ApplyTransform",
+    "Cursor",
     "DataError",
     "Deduplicate",
     "Dnn",
@@ -99,25 +124,41 @@ __all__ = [
     "InferSchema",
     "JoinAsOf",
     "Linear",
+    "LinkHeader",
+    "PageNumber",
     "Predict",
     "Predictor",
+    "ReadAvro",
+    "ReadBigQuery",
     "ReadCsv",
+    "ReadDatabase",
+    "ReadHttp",
     "ReadJsonLines",
+    "ReadKafka",
     "ReadParquet",
+    "ReadPubSub",
+    "ReadTFRecord",
     "Recipe",
     "RecipeError",
     "Rejected",
     "Require",
+    "RollingRange",
     "Rows",
     "RunError",
     "SkewlessError",
     "SplitByHash",
     "SplitByTime",
+    "StaticRange",
     "TFRecordOptions",
     "Validate",
     "Where",
     "WideAndDeep",
+    "WriteBigQuery",
+    "WriteKafka",
     "WriteParquet",
+    "WritePubSub",
+    "WriteRejectedToKafka",
+    "WriteRejectedToPubSub",
     "WriteTFRecord",
     "at_least",
     "at_most",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -13,9 +15,10 @@ from tfx_bsl.tfxio import tensor_to_arrow
 
 from skewless.arrays import raw_arrays
 from skewless.parity import PAD_TO, TransformGraph
+from skewless.storage import RemotePath, local_copy, path_of
 from skewless.transforms.rows import Outcome, Rejected, Rows, each_batch, reject_rows
 
-__all__ = ["ApplyTransform", "apply_transform", "load_transform"]
+__all__ = ["ApplyTransform", "apply_transform", "load_transform", "local_graph"]
 
 Apply = Callable[[pa.RecordBatch], pa.RecordBatch]
 
@@ -27,7 +30,8 @@ class ApplyTransform(beam.PTransform):  # type: ignore[misc]
     A row that the graph cannot take is rejected with the reason, not the batch.
 
     Args:
-        transform_graph: A directory in tf.Transform's layout, as `Analyze` writes it.
+        transform_graph: A directory in tf.Transform's layout, as `Analyze` writes it, on
+            any Beam file system.
     """
 
     transform_graph: str
@@ -81,8 +85,24 @@ def load_transform(transform_graph: str, pad_to: int = PAD_TO) -> Apply:
 
     Loading costs about half a second and tracing as much again, so bundles share it.
     """
-    written = tf.io.gfile.stat(f"{transform_graph}/transform_fn/saved_model.pb").mtime_nsec
-    return _load(transform_graph, pad_to, written)
+    local = local_graph(transform_graph)
+    written = tf.io.gfile.stat(f"{local}/transform_fn/saved_model.pb").mtime_nsec
+    return _load(local, pad_to, written)
+
+
+def local_graph(transform_graph: str) -> str:
+    """Return where a graph is on this machine: itself, or a copy that is made once a process."""
+    path = path_of(transform_graph)
+    if not isinstance(path, RemotePath):
+        return transform_graph
+    return _fetch(path, (path / "transform_fn" / "saved_model.pb").modified())
+
+
+@functools.lru_cache(maxsize=4)
+def _fetch(path: RemotePath, _: float) -> str:
+    copies = contextlib.ExitStack()
+    atexit.register(copies.close)
+    return str(copies.enter_context(local_copy(path)))
 
 
 @functools.lru_cache(maxsize=4)

@@ -176,7 +176,7 @@ def _kinds(column: pa.Array) -> Counter[str] | None:
         return Counter({_FLOAT: present - nan})
     if pa.types.is_decimal(type_):
         return Counter({_FLOAT: present})
-    if pa.types.is_binary(type_):
+    if pa.types.is_binary(type_) or pa.types.is_large_binary(type_):
         empty = pc.sum(pc.equal(pc.binary_length(column), 0)).as_py() or 0
         return Counter({_TEXT: present - empty})
     if pa.types.is_date(type_):

@@ -50,7 +50,8 @@ def test_import_loads_nothing_heavy() -> None:
         (["verify", "."], "there is no run here"),
         (["run", "r.py", "--run-id", "../../evil"], "run-id"),
         (["run", "r.py", "--output", "r.py"], "this is a file"),
-        (["run", "r.py", "--output", "gs://bucket/runs"], "on this machine"),
+        (["run", "r.py", "--s3_endpont_url=x"], "did you mean --s3_endpoint_url?"),
+        (["run", "r.py", "--outptu", "x"], "--outptu: neither skewless nor Beam"),
     ],
 )
 def test_wrong_path_is_one_line(

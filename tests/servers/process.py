@@ -65,6 +65,32 @@ def install_jar(coordinates: str, classifier: str = "") -> pathlib.Path:
     return path
 
 
+def install_jars(name: str, *coordinates: str) -> pathlib.Path:
+    """Return a folder with the jars `group:artifact:version` and all that they need."""
+    folder = FOLDER / name
+    done = folder / "installed.txt"
+    wanted = "\n".join(coordinates)
+    if not done.exists() or done.read_text() != wanted:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        dependencies = "".join(
+            "<dependency><groupId>{}</groupId><artifactId>{}</artifactId>"
+            "<version>{}</version></dependency>".format(*one.split(":"))
+            for one in coordinates
+        )
+        (folder / "pom.xml").write_text(
+            '<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>'
+            f"<groupId>tests</groupId><artifactId>{name}</artifactId><version>1</version>"
+            f"<dependencies>{dependencies}</dependencies></project>"
+        )
+        maven = install_debian("mvn", "maven")
+        goal = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies"
+        pom, jars = str(folder / "pom.xml"), str(folder / "jars")
+        _install([maven, "-q", "-B", "-f", pom, goal, f"-DoutputDirectory={jars}"], name)
+        done.write_text(wanted)
+    return folder / "jars"
+
+
 def install_debian(program: str, *packages: str) -> str:
     """Return the path of a program, installed from Debian's packages where it is missing."""
     found = shutil.which(program)
@@ -80,7 +106,8 @@ def _install(command: Sequence[str], name: str) -> None:
     try:
         subprocess.run(command, check=True, capture_output=True, timeout=600)
     except (OSError, subprocess.SubprocessError) as error:
-        said = getattr(error, "stderr", None) or b""
+        # Maven says what is wrong on standard output.
+        said = (getattr(error, "stdout", None) or b"") + (getattr(error, "stderr", None) or b"")
         missing(f"{name} cannot be installed: {error} {said.decode(errors='replace')[-500:]}")
 
 

@@ -28,8 +28,9 @@ class Analyze(beam.PTransform):  # type: ignore[misc]
     Args:
         raw_schema: The schema of the raw rows, label included.
         preprocessing_fn: Any function that tf.Transform takes.
-        output_dir: Where to write; on any file system TensorFlow knows.
-        temp_dir: Where to leave temporary files: the rows, once, as Arrow IPC.
+        output_dir: Where to write, on any Beam file system.
+        temp_dir: Where to leave temporary files: the rows, once, as Arrow IPC. All workers
+            must see it; `tft` wants one that TensorFlow knows, too.
         engine: `fused` runs all analyzers of a phase together, on whole batches and
             exactly; `tft` is `tft_beam.AnalyzeDataset`; `auto` is `fused` where it knows
             all of the function's analyzers, and says so in one line where not.

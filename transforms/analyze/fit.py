@@ -10,11 +10,11 @@ from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
-import tensorflow as tf
 import tensorflow_transform.beam as tft_beam
 
 from skewless.errors import RecipeError
 from skewless.schema import Schema, column_names, format_schema
+from skewless.storage import path_of, remove_tree
 from skewless.transforms.analyze.columns import adapter_config, as_tensor_columns
 from skewless.transforms.analyze.exportable import PreprocessingFn, trace
 from skewless.transforms.analyze.internals import (
@@ -113,8 +113,7 @@ def delete_tree(output_dir: str, path: str, _: Any = None) -> str:
 
     What else is given, a side input, is only waited for.
     """
-    if tf.io.gfile.exists(path):
-        tf.io.gfile.rmtree(path)
+    remove_tree(path_of(path))
     return output_dir
 
 
@@ -124,10 +123,9 @@ def _write_graph(known: Mapping[str, Known], writer: GraphWriter, output_dir: st
 
 
 def _write_raw_schema(_: Any, text: str, output_dir: str) -> str:
-    folder = f"{output_dir}/metadata"
-    tf.io.gfile.makedirs(folder)
-    with tf.io.gfile.GFile(f"{folder}/schema.pbtxt", "w") as file:
-        file.write(text)
+    folder = path_of(output_dir) / "metadata"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "schema.pbtxt").write_text(text)
     return output_dir
 
 

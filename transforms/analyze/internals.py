@@ -18,6 +18,7 @@ import dataclasses
 import functools
 import json
 import math
+import pathlib
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,6 +46,7 @@ from tensorflow_transform.beam import analyzer_impls
 from tensorflow_transform.saved import saved_transform_io_v2
 from tensorflow_transform.tf_metadata import dataset_metadata, metadata_io
 
+from skewless.storage import is_remote, local_output, local_scratch, path_of
 from skewless.transforms.analyze.combiner import Array, Combiner, PerKey, Wrapped
 from skewless.transforms.analyze.feed import Derived, GraphFeed, needed_columns, on_batches
 from skewless.transforms.analyze.l_moments import LMoments
@@ -112,12 +114,12 @@ class Traced:
         self.preprocessing_fn = preprocessing_fn
         self.specs = specs
         self.temp_dir = temp_dir
-        with _watched_reductions() as self.reduced:
+        with _watched_reductions() as self.reduced, local_scratch(temp_dir) as scratch:
             self.graph, self.inputs, self.outputs = impl_helper.trace_preprocessing_function(
                 called or preprocessing_fn,
                 specs,
                 use_tf_compat_v1=False,
-                base_temp_dir=temp_dir,
+                base_temp_dir=scratch,
             )
 
     @property
@@ -564,22 +566,38 @@ class _TableFeed:
         """Return the function to the named arrays, with the constants of earlier phases."""
         wanted = {name: self.arrays[name] for name in sorted(arrays)}
         names = sorted({tensor for array in wanted.values() for tensor in array.tensors})
-        path = f"{self.temp_dir}/graph-{uuid.uuid4().hex}"
-        with _watched_reductions():
+        with local_scratch(self.temp_dir) as scratch, _watched_reductions():
+            path = f"{scratch}/graph-{uuid.uuid4().hex}"
             impl_helper.trace_and_write_v2_saved_model(
                 path,
                 self.preprocessing_fn,
                 self.specs,
-                self.temp_dir,
+                scratch,
                 self.fingerprint,
-                _constants(known),
+                _constants(_on_this_machine(known, self.temp_dir, scratch)),
                 {name: name for name in names},
                 None,
             )
-        loader = saved_transform_io_v2.SavedModelLoader(path)
+            # Its tables read their vocabularies here and now.
+            loader = saved_transform_io_v2.SavedModelLoader(path)
         schema = needed_columns(self.schema, wanted.values())
         loader.finalize([feature.name for feature in schema.feature], names)
         return on_batches(loader.apply_transform_model, wanted, schema)
+
+
+def _on_this_machine(
+    known: Mapping[str, Known], temp_dir: str, scratch: str
+) -> Mapping[str, Known]:
+    """Return the constants, vocabularies having been fetched from `temp_dir`."""
+    here = dict(known)
+    for name, one in known.items():
+        if isinstance(one.value, str) and is_remote(temp_dir) and one.value.startswith(temp_dir):
+            vocabulary = path_of(one.value)
+            local = pathlib.Path(scratch) / "vocabularies" / vocabulary.name
+            local.parent.mkdir(exist_ok=True)
+            local.write_bytes(vocabulary.read_bytes())
+            here[name] = one._replace(value=str(local))
+    return here
 
 
 def _constants(known: Mapping[str, Known]) -> dict[str, tf.Tensor]:
@@ -609,6 +627,11 @@ class GraphWriter:
 
     def write(self, known: Mapping[str, Known], output_dir: str) -> None:
         """Write `transform_fn/` and `transformed_metadata/` as `WriteTransformFn` does."""
+        with local_scratch(self.temp_dir) as scratch, local_output(path_of(output_dir)) as local:
+            here = _on_this_machine(known, self.temp_dir, scratch)
+            dataclasses.replace(self, temp_dir=scratch)._write(here, str(local))
+
+    def _write(self, known: Mapping[str, Known], output_dir: str) -> None:
         # In the same place as the result, where renaming is what publishes it.
         scratch = f"{output_dir}/transform_tmp-{uuid.uuid4().hex}"
         graph, metadata = f"{scratch}/graph", f"{scratch}/metadata"

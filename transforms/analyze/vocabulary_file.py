@@ -17,6 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import tensorflow as tf
 
+from skewless.storage import local_output, path_of
+
 __all__ = ["Arm", "Vocabulary", "lines", "order", "prune", "size", "write_vocabulary"]
 
 Indices = npt.NDArray[np.int64]
@@ -150,22 +152,23 @@ def write_vocabulary(path: str, records: Sequence[bytes], file_format: str) -> s
     """Write a vocabulary; the same records are the same bytes.
 
     Args:
-        path: On any file system that TensorFlow knows.
+        path: On any Beam file system.
         records: Of the file, in order.
         file_format: `text` or `tfrecord_gzip`.
 
     Returns:
         The path of the file: TFRecords have the suffix that tf.Transform gives them.
     """
-    tf.io.gfile.makedirs(path.rpartition("/")[0] or ".")
-    if file_format == "text":
-        with tf.io.gfile.GFile(path, "wb") as file:
-            file.write(b"".join(_ended(records)))
-        return path
-    path += ".tfrecord.gz"
-    with tf.io.TFRecordWriter(path, tf.io.TFRecordOptions(compression_type="GZIP")) as writer:
-        for record in records:
-            writer.write(record)
+    path += "" if file_format == "text" else ".tfrecord.gz"
+    with local_output(path_of(path)) as local:
+        local.parent.mkdir(parents=True, exist_ok=True)
+        if file_format == "text":
+            local.write_bytes(b"".join(_ended(records)))
+            return path
+        options = tf.io.TFRecordOptions(compression_type="GZIP")
+        with tf.io.TFRecordWriter(str(local), options) as writer:
+            for record in records:
+                writer.write(record)
     return path
 
 

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from apache_beam.io.filesystems import FileSystems
 
 from skewless.errors import RecipeError, RunError, no_such_column
+from skewless.storage import local_output, path_of
 from skewless.transforms.evaluation.decision import LABEL, METRICS, PREDICTION, Evaluation
 from skewless.transforms.evaluation.metrics import SliceRows, metrics_combiner, on_grid
 
@@ -220,7 +220,7 @@ def _write_metrics(
     from skewless.transforms.evaluation.tfma_files import write_for_tfma
 
     metrics = _format_metrics(results, slices, METRICS[task])
-    write_for_tfma(output, results, task, slices)
-    with FileSystems.create(FileSystems.join(output, "metrics.json"), "text/plain") as file:
-        file.write((json.dumps(metrics, indent=2) + "\n").encode())
+    with local_output(path_of(output)) as folder:
+        write_for_tfma(str(folder), results, task, slices)
+        (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     return metrics

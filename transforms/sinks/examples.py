@@ -14,7 +14,8 @@ import tensorflow as tf
 from skewless import progress
 from skewless.parity import read_raw_schema
 from skewless.schema import column_names
-from skewless.transforms.apply import Apply, apply_transform, load_transform
+from skewless.storage import local_copy, path_of
+from skewless.transforms.apply import Apply, apply_transform, load_transform, local_graph
 from skewless.transforms.rows import Rejected
 from skewless.transforms.sinks.files import whole_file
 from skewless.transforms.sinks.rejected import rejected_to_json
@@ -35,7 +36,7 @@ class WriteExamples(beam.PTransform):  # type: ignore[misc]
     or as much of it as the graph needs.
 
     Args:
-        transform_graph: A directory in tf.Transform's layout.
+        transform_graph: A directory in tf.Transform's layout, on any Beam file system.
         directory: Where `<split>/part-*.tfrecord.gz` go.
         rejected: Where `<split>-part-*.jsonl` go.
         batch_rows: Rows in one call of the graph.
@@ -71,23 +72,23 @@ def write_examples(
     Raises:
         RunError: If the disk is full.
     """
-    source = pathlib.Path(part)
+    source = path_of(part)
     split = source.parent.name
-    target = pathlib.Path(directory) / split / f"{source.stem}{_OPTIONS.suffix}"
+    target = path_of(directory) / split / f"{source.stem}{_OPTIONS.suffix}"
     if target.exists():
         return str(target)
-    columns = column_names(read_raw_schema(transform_graph))
     apply = load_transform(transform_graph)
-    with whole_file(target) as path:
+    columns = column_names(read_raw_schema(local_graph(transform_graph)))
+    with whole_file(target) as path, local_copy(source) as rows_file:
         try:
-            rows = _write(path, map(apply, _batches(source, batch_rows, columns)))
+            rows = _write(path, map(apply, _batches(rows_file, batch_rows, columns)))
         except tf.errors.OpError:
             # Rare, and then every column is needed: the part is gone through once more.
-            rows, kept, bad = _write_accepted(path, apply, _batches(source, batch_rows))
+            rows, kept, bad = _write_accepted(path, apply, _batches(rows_file, batch_rows))
             if bad:
                 # In this order a kill at any point loses no row: the rejected ones are on
                 # disk before they leave the rows, and the part counts as done only after.
-                with whole_file(pathlib.Path(rejected) / f"{split}-{source.stem}.jsonl") as lines:
+                with whole_file(path_of(rejected) / f"{split}-{source.stem}.jsonl") as lines:
                     lines.write_text("".join(f"{rejected_to_json(row)}\n" for row in bad))
                 with whole_file(source) as remaining:
                     pq.write_table(pa.Table.from_batches(kept), remaining, compression="zstd")

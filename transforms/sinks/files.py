@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator
 
 from skewless.errors import RunError
+from skewless.storage import AnyPath, local_output
 
 __all__ = ["is_disk_full", "named_errors", "whole_file", "write_error"]
 
@@ -16,12 +17,16 @@ _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextlib.contextmanager
-def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Give a temporary path, renamed to `path` on success and removed on failure.
+def whole_file(path: AnyPath) -> Iterator[pathlib.Path]:
+    """Give a temporary path, moved to `path` on success and removed on failure.
 
     Raises:
         RunError: If the file cannot be written, for example because the disk is full.
     """
+    if not isinstance(path, pathlib.Path):
+        with named_errors(path), local_output(path) as local:
+            yield local
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
@@ -33,7 +38,7 @@ def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def named_errors(path: pathlib.Path | str) -> Iterator[None]:
+def named_errors(path: AnyPath | str) -> Iterator[None]:
     """Turn any failure of the file system into the error of `write_error`."""
     try:
         yield
@@ -46,7 +51,7 @@ def is_disk_full(error: OSError) -> bool:
     return error.errno in _DISK_FULL
 
 
-def write_error(path: pathlib.Path | str, error: OSError) -> RunError:
+def write_error(path: AnyPath | str, error: OSError) -> RunError:
     """Return the error for a file that could not be written, with the repair."""
     repair = "check the directory and its permissions"
     if is_disk_full(error):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 import uuid
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from skewless.storage import path_of
 from skewless.transforms.rows import FILE, OFFSET
 from skewless.transforms.sinks.files import named_errors
 
@@ -33,7 +33,8 @@ class WriteParquet(beam.PTransform):  # type: ignore[misc]
     """Write batches of rows, origin columns included, as Parquet parts sized by bytes.
 
     Args:
-        directory: Where the parts go, under names nobody should rely on.
+        directory: Where the parts go, on any Beam file system, under names nobody should rely
+            on.
         part_bytes: A part is closed when it holds this many bytes of Arrow memory.
 
     Returns:
@@ -51,15 +52,17 @@ class WriteParquet(beam.PTransform):  # type: ignore[misc]
 class _OpenPart:
     """A part while it is written."""
 
-    def __init__(self, directory: pathlib.Path, batch: pa.RecordBatch) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        self.path = directory / f"{uuid.uuid4().hex}.parquet"
+    def __init__(self, directory: str, batch: pa.RecordBatch) -> None:
+        folder = path_of(directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / f"{uuid.uuid4().hex}.parquet"
+        self._file = self.path.open("wb")
         self.bytes = 0
         self._rows = 0
         self._first = _origin(batch)
         # zstd level 1 halves the files of Snappy at about the same speed.
         self._writer = pq.ParquetWriter(
-            self.path, batch.schema, compression="zstd", compression_level=1
+            self._file, batch.schema, compression="zstd", compression_level=1
         )
 
     def write(self, batch: pa.RecordBatch) -> None:
@@ -69,12 +72,13 @@ class _OpenPart:
 
     def close(self) -> Part:
         self._writer.close()
+        self._file.close()
         return Part(str(self.path), self._rows, self._first)
 
 
 class _WriteParquet(beam.DoFn):  # type: ignore[misc]
     def __init__(self, directory: str, part_bytes: int) -> None:
-        self._directory = pathlib.Path(directory)
+        self._directory = directory
         self._part_bytes = part_bytes
 
     def start_bundle(self) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
-import pathlib
 import uuid
 from collections.abc import Iterator
 
 import apache_beam as beam
 
 from skewless.errors import RecipeError
+from skewless.storage import AnyPath, path_of
 from skewless.transforms.rows import Rejected
 from skewless.transforms.sinks.files import whole_file
 
@@ -21,6 +21,9 @@ __all__ = ["WriteRejected", "read_rejected_file", "rejected_from_json", "rejecte
 @dataclasses.dataclass(eq=False)
 class WriteRejected(beam.PTransform):  # type: ignore[misc]
     """Write rejected rows as JSON Lines, one file a bundle; `skewless replay` reads them.
+
+    Args:
+        directory: Where the files go, on any Beam file system.
 
     Returns:
         A PCollection of the rows as they came, for counting.
@@ -35,7 +38,7 @@ class WriteRejected(beam.PTransform):  # type: ignore[misc]
 
 class _WriteRejected(beam.DoFn):  # type: ignore[misc]
     def __init__(self, directory: str) -> None:
-        self._directory = pathlib.Path(directory)
+        self._directory = path_of(directory)
 
     def start_bundle(self) -> None:
         self._lines: list[str] = []
@@ -73,7 +76,7 @@ def rejected_from_json(line: str) -> Rejected:
     return Rejected(**record)
 
 
-def read_rejected_file(path: pathlib.Path) -> list[Rejected]:
+def read_rejected_file(path: AnyPath) -> list[Rejected]:
     """Return the rejected rows in a file that `WriteRejected` wrote.
 
     Raises:

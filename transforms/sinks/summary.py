@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import pathlib
 from typing import Any
 
 import apache_beam as beam
 
+from skewless.storage import path_of
 from skewless.transforms.sinks.files import whole_file
 
 __all__ = ["WriteSummary"]
@@ -34,5 +34,5 @@ class WriteSummary(beam.PTransform):  # type: ignore[misc]
 
 
 def _write(values: list[Any], path: str) -> None:
-    with whole_file(pathlib.Path(path)) as temporary:
+    with whole_file(path_of(path)) as temporary:
         temporary.write_text(json.dumps(sorted(values)), encoding="utf-8")

@@ -25,7 +25,7 @@ from skewless.transforms.rows import Outcome, Rejected
 from skewless.transforms.sources.files import FileSource, Piece, is_compressed
 from skewless.transforms.sources.lines import read_blocks, row_bounds, row_starts_after, skip_bom
 
-__all__ = ["ReadJsonLines"]
+__all__ = ["ReadJsonLines", "untyped_json"]
 
 
 @dataclasses.dataclass(eq=False)
@@ -114,10 +114,11 @@ class JsonLinesFormat:
         for lines, _ in self._blocks(piece):
             stripped = [line for line in map(bytes.strip, lines) if line]
             if stripped:
-                yield _guess(stripped)
+                yield untyped_json(stripped)
 
 
-def _guess(lines: list[bytes]) -> pa.RecordBatch:
+def untyped_json(lines: list[bytes]) -> pa.RecordBatch:
+    """Return objects in the types of JSON, strings in quotes; what is no object is left out."""
     text = b"\n".join(lines)
     if typed_json_is_safe(lines):
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import decimal
 import functools
 import io
 import json
@@ -23,7 +22,8 @@ from skewless import progress
 from skewless.errors import RecipeError
 from skewless.schema import Schema, column_names
 from skewless.transforms.parse import STEP, parse_json_rows
-from skewless.transforms.rows import FILE, OFFSET, Count, Outcome, Rejected, Rows, as_text
+from skewless.transforms.rows import FILE, OFFSET, Count, Outcome, Rejected, Rows
+from skewless.transforms.sources.avro_records import record_as_json
 from skewless.transforms.sources.source import require_columns
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "parse_messages",
     "payload_format",
     "reject_message",
+    "row_times",
     "split_by_time",
 ]
 
@@ -183,16 +184,7 @@ def _avro_as_json(payload: bytes, avro: dict[str, Any], names: Sequence[str]) ->
     record: Any = fastavro.schemaless_reader(body, avro, None)
     if body.tell() != len(payload):
         raise ValueError(f"{len(payload) - body.tell()} bytes too many")
-    row = {name: record[name] for name in names if record.get(name) is not None}
-    return json.dumps(row, default=_json_value).encode()
-
-
-def _json_value(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.decode()
-    if isinstance(value, decimal.Decimal):
-        return int(value) if value == value.to_integral_value() else float(value)
-    return as_text(value)
+    return record_as_json(record, names)
 
 
 # --- From messages to rows ------------------------------------------------------------
@@ -367,7 +359,7 @@ class _BatchMessages(beam.DoFn):  # type: ignore[misc]
         )
         given = [_time(messages[i], times[i]) for i in places]
         if kept.num_rows:
-            rows = _row_times(kept, self._event_time, given)
+            rows = row_times(kept, self._event_time, given)
             for part, first in split_by_time(kept, rows, self._seconds):
                 yield _windowed(part, first, window)
         first = min(times)
@@ -385,7 +377,7 @@ def _time(message: Message, element: int) -> int:
     return element if message.event_time is None else message.event_time
 
 
-def _row_times(batch: pa.RecordBatch, event_time: str | None, given: Sequence[int]) -> Micros:
+def row_times(batch: pa.RecordBatch, event_time: str | None, given: Sequence[int]) -> Micros:
     """Return the time of each row: the column's, or where there is none the given one."""
     times = np.asarray(given, np.int64)
     if event_time is not None:

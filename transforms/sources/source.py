@@ -180,7 +180,11 @@ class BatchSource(Source):
         """Plan, spread and read the pieces."""
         schema = self.raw_schema()
         self.check_columns(schema)
-        outputs = self.plan(pbegin, schema) | "ReadPieces" >> beam.ParDo(
+        return self.read_pieces(self.plan(pbegin, schema), schema)
+
+    def read_pieces(self, pieces: beam.PCollection[Any], schema: Schema) -> Rows:
+        """Read pieces, whose rows have the columns of `schema`."""
+        outputs = pieces | "ReadPieces" >> beam.ParDo(
             _ReadPieces(self.reader(), schema)
         ).with_outputs("rejected", "counts", main="rows")
         return Rows(outputs.rows, (outputs.rejected,), (outputs.counts,))

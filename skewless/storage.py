@@ -1,0 +1,352 @@
+"""Paths on any Beam file system, by the part of pathlib's interface that runs need.
+
+A path on this machine is a `pathlib.Path`; one with a scheme, such as `gs://bucket/runs`, is a
+`RemotePath`. Object stores have no directories and no renaming: a file appears whole when it
+is closed, a directory is what names begin with, and moving is copying and deleting.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import functools
+import os
+import pathlib
+import posixpath
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO
+
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+
+__all__ = [
+    "AnyPath",
+    "RemotePath",
+    "files_below",
+    "is_remote",
+    "local_copy",
+    "local_output",
+    "local_scratch",
+    "move",
+    "path_of",
+    "paths_in",
+    "remove_tree",
+]
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://?(.*)")
+_CHUNK = 4 << 20
+
+
+def is_remote(path: str | os.PathLike[str] | AnyPath) -> bool:
+    """Say whether a path is on another file system than this machine's.
+
+    >>> is_remote("gs://bucket/runs"), is_remote("/data/runs"), is_remote("runs")
+    (True, False, False)
+    """
+    return isinstance(path, RemotePath) or bool(_SCHEME.match(os.fspath(path)))
+
+
+def path_of(path: str | os.PathLike[str] | AnyPath) -> AnyPath:
+    """Return a path by which files are reached, wherever they are.
+
+    >>> path_of("s3://bucket/runs") / "flights", path_of("runs").name
+    (RemotePath('s3://bucket/runs/flights'), 'runs')
+    """
+    if isinstance(path, RemotePath):
+        return path
+    return RemotePath(os.fspath(path)) if is_remote(path) else pathlib.Path(path)
+
+
+@functools.total_ordering
+class RemotePath:
+    """A file or directory with a scheme; methods mean what they mean in pathlib.
+
+    Args:
+        url: `<scheme>://<bucket or root>/<path>`.
+
+    Raises:
+        OSError: From methods, whatever goes wrong with the file system.
+
+    >>> RemotePath("gs://b/runs/part-0.parquet").stem
+    'part-0'
+    """
+
+    def __init__(self, url: str) -> None:
+        match = _SCHEME.match(url)
+        if match is None:
+            raise ValueError(f"{url}: has no scheme; expected one such as gs://")
+        # pathlib makes one slash of two; whoever joined by it gets the second one back.
+        self._url = f"{match[1]}://{posixpath.normpath(match[2]).lstrip('/')}"
+
+    def __str__(self) -> str:
+        return self._url
+
+    def __repr__(self) -> str:
+        return f"RemotePath({self._url!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RemotePath) and self._url == other._url
+
+    def __lt__(self, other: RemotePath) -> bool:
+        return self._url < other._url
+
+    def __hash__(self) -> int:
+        return hash(self._url)
+
+    def __truediv__(self, name: str | os.PathLike[str]) -> RemotePath:
+        return RemotePath(f"{self._url}/{os.fspath(name)}")
+
+    # --- Names ------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The last part."""
+        return posixpath.basename(self._url)
+
+    @property
+    def stem(self) -> str:
+        """The last part without its ending."""
+        return posixpath.splitext(self.name)[0]
+
+    @property
+    def suffix(self) -> str:
+        """The ending of the last part."""
+        return posixpath.splitext(self.name)[1]
+
+    @property
+    def parent(self) -> RemotePath:
+        """The directory that it is in."""
+        return RemotePath(posixpath.dirname(self._url))
+
+    def with_name(self, name: str) -> RemotePath:
+        """Return its neighbour of another name."""
+        return self.parent / name
+
+    def relative_to(self, root: AnyPath) -> pathlib.PurePosixPath:
+        """Return what follows `root`."""
+        inside = f"{root}/"
+        if not self._url.startswith(inside):
+            raise ValueError(f"{self} is not below {root}")
+        return pathlib.PurePosixPath(self._url.removeprefix(inside))
+
+    # --- Looking ----------------------------------------------------------------------
+
+    def exists(self) -> bool:
+        """Say whether there is such a file, or a directory with a file in it."""
+        return bool(FileSystems.exists(self._url)) or self.is_dir()
+
+    def is_dir(self) -> bool:
+        """Say whether there is something below."""
+        return next(self._below(), None) is not None
+
+    def is_file(self) -> bool:
+        """Say whether there is such a file."""
+        return bool(FileSystems.exists(self._url)) and not self.is_dir()
+
+    def modified(self) -> float:
+        """Return when the file was written last, in seconds since 1970."""
+        return float(FileSystems.last_updated(self._url))
+
+    def iterdir(self) -> Iterator[RemotePath]:
+        """Yield what is in the directory, sorted, itself files or directories."""
+        names = {str(path.relative_to(self)).split("/")[0] for path in self._below()}
+        yield from (self / name for name in sorted(names))
+
+    def glob(self, pattern: str) -> Iterator[RemotePath]:
+        """Yield what is in the directory and has such a name."""
+        yield from (path for path in self.iterdir() if fnmatch.fnmatchcase(path.name, pattern))
+
+    def rglob(self, pattern: str) -> Iterator[RemotePath]:
+        """Yield the files in the directory and those below that have such a name."""
+        yield from (path for path in self.files() if fnmatch.fnmatchcase(path.name, pattern))
+
+    def files(self) -> list[RemotePath]:
+        """Return every file in the directory and those below, sorted."""
+        return sorted(self._below())
+
+    def _below(self) -> Iterator[RemotePath]:
+        file_system = FileSystems.get_filesystem(self._url)
+        if not file_system.has_dirs():
+            found = FileSystems.match([f"{self._url}/**"])[0].metadata_list
+            yield from (RemotePath(metadata.path) for metadata in found)
+            return
+        try:
+            found = FileSystems.match([f"{self._url}/*"])[0].metadata_list
+        except BeamIOError:
+            return  # there is no such directory, or it is a file
+        for metadata in found:
+            path = RemotePath(metadata.path)
+            # A directory has no size; a file may have none either.
+            inner = iter(()) if metadata.size_in_bytes else path._below()
+            first = next(inner, None)
+            if first is None:
+                if metadata.size_in_bytes or not path._is_listed():
+                    yield path
+                continue
+            yield first
+            yield from inner
+
+    def _is_listed(self) -> bool:
+        """Say whether it is a directory, an empty one."""
+        try:
+            FileSystems.match([f"{self._url}/*"])
+        except BeamIOError:
+            return False
+        return True
+
+    # --- Reading and writing ----------------------------------------------------------
+
+    def open(self, mode: str = "rb") -> BinaryIO:
+        """Open the file, as it is: nothing is decompressed."""
+        how = FileSystems.open if mode == "rb" else FileSystems.create
+        return how(self._url, compression_type=CompressionTypes.UNCOMPRESSED)  # type: ignore[no-any-return]
+
+    def read_bytes(self) -> bytes:
+        """Return what the file holds."""
+        for path in (self, self._pending()):
+            if FileSystems.exists(str(path)):
+                with path.open() as file:
+                    return file.read()
+        raise FileNotFoundError(f"{self._url}: there is no such file")
+
+    def read_text(self, encoding: str = "utf-8") -> str:
+        """Return the text that the file holds."""
+        return self.read_bytes().decode(encoding)
+
+    def _pending(self) -> RemotePath:
+        """Return where the file is, whole, for the moment in which its old self is deleted."""
+        return self.with_name(f".{self.name}.tmp")
+
+    def write_bytes(self, content: bytes) -> int:
+        """Write the file, whole; one that is there is replaced."""
+        by_renaming = FileSystems.get_filesystem(self._url).has_dirs()
+        written = self._pending() if by_renaming else self
+        if by_renaming:
+            written.unlink(missing_ok=True)
+            self.parent.mkdir()
+        with written.open("wb") as file:
+            file.write(content)
+        if by_renaming:
+            written.replace(self)
+        return len(content)
+
+    def write_text(self, content: str, encoding: str = "utf-8") -> int:
+        """Write the file, whole; one that is there is replaced."""
+        return self.write_bytes(content.encode(encoding))
+
+    # --- Changing ---------------------------------------------------------------------
+
+    def mkdir(self, parents: bool = True, exist_ok: bool = True) -> None:  # noqa: ARG002
+        """Make the directory where there are directories."""
+        if FileSystems.get_filesystem(self._url).has_dirs() and not FileSystems.exists(self._url):
+            FileSystems.mkdirs(self._url)
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        """Delete the file."""
+        if not missing_ok or FileSystems.exists(self._url):
+            FileSystems.delete([self._url])
+
+    def replace(self, target: RemotePath) -> RemotePath:
+        """Move the file, or the whole directory, to where nothing is, or a file."""
+        if FileSystems.get_filesystem(self._url).has_dirs():
+            target.parent.mkdir()
+            target.unlink(missing_ok=True)
+            FileSystems.rename([self._url], [str(target)])
+            return target
+        files = [self] if FileSystems.exists(self._url) else self.files()
+        moved = [f"{target}{str(path).removeprefix(self._url)}" for path in files]
+        if files:
+            FileSystems.rename([str(path) for path in files], moved)
+        return target
+
+
+AnyPath = pathlib.Path | RemotePath
+
+
+def paths_in(directory: AnyPath, pattern: str) -> list[AnyPath]:
+    """Return what is in a directory and has such a name, sorted."""
+    found: Iterable[AnyPath] = directory.glob(pattern)
+    return sorted(found, key=str)
+
+
+def files_below(directory: AnyPath, pattern: str) -> list[AnyPath]:
+    """Return the files in a directory, and those below it, that have such a name, sorted."""
+    found: Iterable[AnyPath] = directory.rglob(pattern)
+    return sorted(found, key=str)
+
+
+def move(source: AnyPath, target: AnyPath) -> None:
+    """Move a file or directory to where nothing is, or a file, on the same file system."""
+    if isinstance(target, pathlib.Path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    source.replace(target)  # type: ignore[arg-type]
+
+
+def remove_tree(path: AnyPath) -> None:
+    """Delete a directory with all that is in it, if it is there."""
+    if isinstance(path, pathlib.Path):
+        shutil.rmtree(path, ignore_errors=True)
+    elif FileSystems.get_filesystem(str(path)).has_dirs():
+        path.unlink(missing_ok=True)
+    elif files := path.files():
+        FileSystems.delete([str(file) for file in files])
+
+
+@contextlib.contextmanager
+def local_copy(path: AnyPath) -> Iterator[pathlib.Path]:
+    """Give a file or directory on this machine: itself, or a copy for the block."""
+    if isinstance(path, pathlib.Path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="skewless-") as folder:
+        target = pathlib.Path(folder) / path.name
+        files = [path] if path.is_file() else path.files()
+        for file in files:
+            local = target if file == path else target / file.relative_to(path)
+            local.parent.mkdir(parents=True, exist_ok=True)
+            with file.open() as source, local.open("wb") as copy:
+                shutil.copyfileobj(source, copy, _CHUNK)
+        yield target
+
+
+@contextlib.contextmanager
+def local_output(path: AnyPath) -> Iterator[pathlib.Path]:
+    """Give a place on this machine to write a file or directory to: itself, or to be sent there.
+
+    What the block wrote goes to `path` when it is done, and nowhere when it fails.
+    """
+    if isinstance(path, pathlib.Path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="skewless-") as folder:
+        source = pathlib.Path(folder) / path.name
+        yield source
+        files = [source] if source.is_file() else sorted(source.rglob("*"))
+        for file in files:
+            if file.is_file():
+                target = path if file == source else path / file.relative_to(source)
+                _send(file, target)
+
+
+def _send(source: pathlib.Path, target: RemotePath) -> None:
+    target.unlink(missing_ok=True)
+    target.parent.mkdir()
+    with source.open("rb") as file, target.open("wb") as copy:
+        shutil.copyfileobj(file, copy, _CHUNK)
+
+
+@contextlib.contextmanager
+def local_scratch(directory: str) -> Iterator[str]:
+    """Give a directory on this machine for what no other machine reads.
+
+    Args:
+        directory: Where temporary files go: itself if it is on this machine.
+    """
+    if not is_remote(directory):
+        yield directory
+        return
+    with tempfile.TemporaryDirectory(prefix="skewless-") as folder:
+        yield folder
