@@ -41,7 +41,7 @@ class Execution:
         known = PipelineOptions([]).get_all_options()
         for option in self.options:
             name = option.removeprefix("--").partition("=")[0]
-            if name.removeprefix("no_") not in known:
+            if name not in known and name.removeprefix("no_") not in known:
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f"did you mean --{near[0]}?" if near else "see skewless --help"
                 raise RecipeError(f"--{name}: neither skewless nor Beam has this option; {hint}")

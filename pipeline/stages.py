@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import pathlib
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -223,8 +222,6 @@ def _locked(lock: AnyPath, root: AnyPath) -> Iterator[str]:
 
 def _move(made: AnyPath, path: AnyPath) -> None:
     """Move what a stage made to where it belongs, in the place of an earlier one."""
-    if path.is_dir():
+    if isinstance(path, RemotePath) or path.is_dir():
         remove_tree(path)
-    # An object store has no empty directories.
-    if isinstance(made, pathlib.Path) or made.exists():
-        move(made, path)
+    move(made, path)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import functools
+import importlib.util
 import os
 import pathlib
 import posixpath
@@ -25,6 +26,7 @@ from apache_beam.io.filesystems import FileSystems
 __all__ = [
     "AnyPath",
     "RemotePath",
+    "client_errors",
     "files_below",
     "is_remote",
     "local_copy",
@@ -37,7 +39,10 @@ __all__ = [
 ]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://?(.*)")
+# The clients that Beam does not come with, and what installs them.
+_EXTRAS = {"s3": ("boto3", "aws"), "hdfs": ("hdfs", "hdfs")}
 _CHUNK = 4 << 20
+_MOST_WORDS = 500
 
 
 def is_remote(path: str | os.PathLike[str] | AnyPath) -> bool:
@@ -58,6 +63,23 @@ def path_of(path: str | os.PathLike[str] | AnyPath) -> AnyPath:
     if isinstance(path, RemotePath):
         return path
     return RemotePath(os.fspath(path)) if is_remote(path) else pathlib.Path(path)
+
+
+# Where the exceptions come from that are no OSError, though a file could not be reached.
+_CLIENTS = ("apache_beam.", "boto", "google.", "hdfs.", "requests.", "urllib3.")
+
+
+@contextlib.contextmanager
+def client_errors(path: object) -> Iterator[None]:
+    """Turn what the clients of file systems raise into an OSError of one line."""
+    try:
+        yield
+    except Exception as error:
+        known = isinstance(error, BeamIOError) or type(error).__module__.startswith(_CLIENTS)
+        if not known:
+            raise
+        line = " ".join(str(error).split())[:_MOST_WORDS]
+        raise OSError(f"{path}: {type(error).__name__}: {line}") from error
 
 
 @functools.total_ordering
@@ -135,8 +157,8 @@ class RemotePath:
     # --- Looking ----------------------------------------------------------------------
 
     def exists(self) -> bool:
-        """Say whether there is such a file, or a directory with a file in it."""
-        return bool(FileSystems.exists(self._url)) or self.is_dir()
+        """Say whether there is such a file, or a directory (of an object store: not empty)."""
+        return self._is_there() if self._has_directories() else bool(self._stored())
 
     def is_dir(self) -> bool:
         """Say whether there is something below."""
@@ -144,11 +166,31 @@ class RemotePath:
 
     def is_file(self) -> bool:
         """Say whether there is such a file."""
-        return bool(FileSystems.exists(self._url)) and not self.is_dir()
+        if self._has_directories():
+            return self._is_there() and not self.is_dir()
+        return self in self._stored()
+
+    def _has_directories(self) -> bool:
+        """Say whether the file system knows directories, and can rename.
+
+        Raises:
+            OSError: If the client of the file system is not installed.
+        """
+        client, extra = _EXTRAS.get(self._url.partition("://")[0], ("", ""))
+        if client and importlib.util.find_spec(client) is None:
+            raise OSError(f"{self}: {client} is not installed; pip install 'skewless[{extra}]'")
+        with client_errors(self):
+            return bool(FileSystems.get_filesystem(self._url).has_dirs())
+
+    def _is_there(self) -> bool:
+        self._has_directories()
+        with client_errors(self):
+            return bool(FileSystems.exists(self._url))
 
     def modified(self) -> float:
         """Return when the file was written last, in seconds since 1970."""
-        return float(FileSystems.last_updated(self._url))
+        with client_errors(self):
+            return float(FileSystems.last_updated(self._url))
 
     def iterdir(self) -> Iterator[RemotePath]:
         """Yield what is in the directory, sorted, itself files or directories."""
@@ -167,11 +209,20 @@ class RemotePath:
         """Return every file in the directory and those below, sorted."""
         return sorted(self._below())
 
+    def _stored(self) -> list[RemotePath]:
+        """Return the file, or every file below, of an object store: in one request.
+
+        Beam makes a new client for each, which for S3 takes longer than the request.
+        """
+        with client_errors(self):
+            found = FileSystems.match([f"{self._url}**"])[0].metadata_list
+        paths = (RemotePath(metadata.path) for metadata in found)
+        # A name that only begins alike is a neighbour's.
+        return sorted(p for p in paths if p == self or p._url.startswith(f"{self._url}/"))
+
     def _below(self) -> Iterator[RemotePath]:
-        file_system = FileSystems.get_filesystem(self._url)
-        if not file_system.has_dirs():
-            found = FileSystems.match([f"{self._url}/**"])[0].metadata_list
-            yield from (RemotePath(metadata.path) for metadata in found)
+        if not self._has_directories():
+            yield from (path for path in self._stored() if path != self)
             return
         try:
             found = FileSystems.match([f"{self._url}/*"])[0].metadata_list
@@ -202,15 +253,21 @@ class RemotePath:
     def open(self, mode: str = "rb") -> BinaryIO:
         """Open the file, as it is: nothing is decompressed."""
         how = FileSystems.open if mode == "rb" else FileSystems.create
-        return how(self._url, compression_type=CompressionTypes.UNCOMPRESSED)  # type: ignore[no-any-return]
+        with client_errors(self):
+            return how(self._url, compression_type=CompressionTypes.UNCOMPRESSED)  # type: ignore[no-any-return]
 
     def read_bytes(self) -> bytes:
         """Return what the file holds."""
-        for path in (self, self._pending()):
-            if FileSystems.exists(str(path)):
-                with path.open() as file:
-                    return file.read()
-        raise FileNotFoundError(f"{self._url}: there is no such file")
+        path = self
+        if self._has_directories() and not self._is_there():
+            path = self._pending()
+        try:
+            with client_errors(path), path.open() as file:
+                return file.read()
+        except OSError:
+            if path.exists():
+                raise
+            raise FileNotFoundError(f"{self._url}: there is no such file") from None
 
     def read_text(self, encoding: str = "utf-8") -> str:
         """Return the text that the file holds."""
@@ -222,12 +279,12 @@ class RemotePath:
 
     def write_bytes(self, content: bytes) -> int:
         """Write the file, whole; one that is there is replaced."""
-        by_renaming = FileSystems.get_filesystem(self._url).has_dirs()
+        by_renaming = self._has_directories()
         written = self._pending() if by_renaming else self
         if by_renaming:
             written.unlink(missing_ok=True)
             self.parent.mkdir()
-        with written.open("wb") as file:
+        with client_errors(self), written.open("wb") as file:
             file.write(content)
         if by_renaming:
             written.replace(self)
@@ -241,25 +298,29 @@ class RemotePath:
 
     def mkdir(self, parents: bool = True, exist_ok: bool = True) -> None:  # noqa: ARG002
         """Make the directory where there are directories."""
-        if FileSystems.get_filesystem(self._url).has_dirs() and not FileSystems.exists(self._url):
-            FileSystems.mkdirs(self._url)
+        if self._has_directories() and not self._is_there():
+            with client_errors(self):
+                FileSystems.mkdirs(self._url)
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Delete the file."""
-        if not missing_ok or FileSystems.exists(self._url):
-            FileSystems.delete([self._url])
+        if not missing_ok or self._is_there():
+            with client_errors(self):
+                FileSystems.delete([self._url])
 
     def replace(self, target: RemotePath) -> RemotePath:
         """Move the file, or the whole directory, to where nothing is, or a file."""
-        if FileSystems.get_filesystem(self._url).has_dirs():
+        if self._has_directories():
             target.parent.mkdir()
             target.unlink(missing_ok=True)
-            FileSystems.rename([self._url], [str(target)])
+            with client_errors(self):
+                FileSystems.rename([self._url], [str(target)])
             return target
-        files = [self] if FileSystems.exists(self._url) else self.files()
+        files = self._stored()
         moved = [f"{target}{str(path).removeprefix(self._url)}" for path in files]
         if files:
-            FileSystems.rename([str(path) for path in files], moved)
+            with client_errors(self):
+                FileSystems.rename([str(path) for path in files], moved)
         return target
 
 
@@ -289,10 +350,11 @@ def remove_tree(path: AnyPath) -> None:
     """Delete a directory with all that is in it, if it is there."""
     if isinstance(path, pathlib.Path):
         shutil.rmtree(path, ignore_errors=True)
-    elif FileSystems.get_filesystem(str(path)).has_dirs():
+    elif path._has_directories():
         path.unlink(missing_ok=True)
     elif files := path.files():
-        FileSystems.delete([str(file) for file in files])
+        with client_errors(path):
+            FileSystems.delete([str(file) for file in files])
 
 
 @contextlib.contextmanager
@@ -307,7 +369,7 @@ def local_copy(path: AnyPath) -> Iterator[pathlib.Path]:
         for file in files:
             local = target if file == path else target / file.relative_to(path)
             local.parent.mkdir(parents=True, exist_ok=True)
-            with file.open() as source, local.open("wb") as copy:
+            with client_errors(file), file.open() as source, local.open("wb") as copy:
                 shutil.copyfileobj(source, copy, _CHUNK)
         yield target
 
@@ -332,9 +394,12 @@ def local_output(path: AnyPath) -> Iterator[pathlib.Path]:
 
 
 def _send(source: pathlib.Path, target: RemotePath) -> None:
-    target.unlink(missing_ok=True)
-    target.parent.mkdir()
-    with source.open("rb") as file, target.open("wb") as copy:
+    if not source.stat().st_size and str(target).startswith("s3:"):
+        raise OSError(f"{target}: Beam cannot write an empty file to S3")
+    if target._has_directories():
+        target.unlink(missing_ok=True)
+        target.parent.mkdir()
+    with client_errors(target), source.open("rb") as file, target.open("wb") as copy:
         shutil.copyfileobj(file, copy, _CHUNK)
 
 

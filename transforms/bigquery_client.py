@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from skewless.errors import DataError, RecipeError, SkewlessError
@@ -19,6 +19,7 @@ __all__ = [
     "Connection",
     "TableName",
     "check_connection",
+    "dry_run",
     "get_table",
     "named_errors",
     "parse_table",
@@ -35,7 +36,8 @@ _CHANNEL = (
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 60_000),
 )
-_MOST_TABLES = 1000
+_MOST_NAMES = 1000
+_NOT_FOUND = re.compile(r"Not found: (Table|Dataset) (\S+) was not found")
 
 
 class TableName(NamedTuple):
@@ -253,7 +255,10 @@ def named_errors(
 def _said(error: Exception) -> str:
     """Return what an error says, on one line."""
     cause = getattr(error, "cause", None) or error
-    return " ".join(str(getattr(cause, "message", None) or cause).split())[:500]
+    # REST's errors have a text of their own beside that of the request, gRPC's have none.
+    errors = [one for one in getattr(cause, "errors", ()) if isinstance(one, dict)]
+    text = errors[0].get("message") if errors else getattr(cause, "message", None)
+    return " ".join(str(text or cause).split())[:500]
 
 
 def get_table(connection: Connection, name: TableName, where: str) -> Any:
@@ -271,6 +276,29 @@ def get_table(connection: Connection, name: TableName, where: str) -> Any:
             raise DataError(f"{where}: {_no_table(client, connection, name)}") from None
 
 
+def dry_run(connection: Connection, query: str, where: str) -> Any:
+    """Return the job of a query that is only looked at.
+
+    Raises:
+        RecipeError: If the query is wrong.
+        DataError: If it names a table that does not exist; names the nearest one.
+    """
+    from google.api_core.exceptions import NotFound
+    from google.cloud import bigquery
+
+    config = bigquery.QueryJobConfig(dry_run=True, use_query_cache=False)
+    with named_errors(where), connection.rest() as client:
+        try:
+            return client.query(query, job_config=config, retry=connection.rest_retry())
+        except NotFound as error:
+            found = _NOT_FOUND.search(_said(error))
+            if found is None:
+                raise
+            text = found[2] if found[1] == "Table" else f"{found[2]}.table"
+            name = parse_table(text, None, where)
+            raise DataError(f"{where}: {_no_table(client, connection, name)}") from None
+
+
 def reference(name: TableName) -> Any:
     """Return a name as the client library's."""
     from google.cloud import bigquery
@@ -280,18 +308,29 @@ def reference(name: TableName) -> Any:
 
 
 def _no_table(client: Any, connection: Connection, name: TableName) -> str:
-    from google.api_core.exceptions import NotFound
+    """Say what there is no table of that name for: there may be no dataset, either."""
+    from google.api_core.exceptions import Forbidden, NotFound
     from google.cloud import bigquery
 
+    retry, place = connection.rest_retry(), f"{name.project}.{name.dataset}"
+    dataset = bigquery.DatasetReference(name.project, name.dataset)
     try:
-        found = client.list_tables(
-            bigquery.DatasetReference(name.project, name.dataset),
-            max_results=_MOST_TABLES,
-            retry=connection.rest_retry(),
-        )
-        tables = sorted(table.table_id for table in found)
+        client.get_dataset(dataset, retry=retry)
+        found = client.list_tables(dataset, max_results=_MOST_NAMES, retry=retry)
+        hint = _nearest(name.table, [table.table_id for table in found])
+        return f'there is no table "{name.table}" in {place}; {hint}'
+    except Forbidden:  # to list names needs a further role
+        return f'there is no table "{name.table}" in {place}; check the name'
     except NotFound:
-        return f'there is no dataset "{name.dataset}" in project "{name.project}"; check the name'
-    near = difflib.get_close_matches(name.table, tables, n=1)
-    hint = f'did you mean "{near[0]}"?' if near else "check the name"
-    return f'there is no table "{name.table}" in {name.project}.{name.dataset}; {hint}'
+        pass
+    try:
+        others = client.list_datasets(name.project, max_results=_MOST_NAMES, retry=retry)
+        hint = _nearest(name.dataset, [other.dataset_id for other in others])
+    except (Forbidden, NotFound):
+        hint = "check the name, and that of the project"
+    return f'there is no dataset "{name.dataset}" in project "{name.project}"; {hint}'
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, sorted(names), n=1)
+    return f'did you mean "{near[0]}"?' if near else "check the name"

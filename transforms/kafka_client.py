@@ -249,10 +249,11 @@ class KafkaConsumer:
             DataError: If none comes in time, or the brokers refuse.
         """
         end = time.monotonic() + self._cluster.timeout
+        wait = 1.0  # short at first: that the brokers refuse us is only seen between calls
         while True:
             left = end - time.monotonic()
             try:
-                return call(max(min(left, 5.0), 0.1))
+                return call(max(min(left, wait), 0.1))
             except self._client.KafkaException as error:
                 self._consumer.poll(0)  # calls back with what background threads met
                 self._complaints.raise_denied(self._cluster.servers)
@@ -267,6 +268,7 @@ class KafkaConsumer:
                         f"{self._cluster.timeout:g} s when asked for {what}{self._complaints}; "
                         "check bootstrap_servers= and that the brokers run"
                     ) from None
+                wait = 5.0
 
     def _transient(self, error: Any) -> bool:
         kinds = self._client.KafkaError

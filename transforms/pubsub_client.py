@@ -67,7 +67,10 @@ def require(kind: Kind, name: str, where: str) -> None:
     from google.auth.exceptions import GoogleAuthError
 
     again = retry.Retry(
-        predicate=retry.if_exception_type(exceptions.ServiceUnavailable), timeout=_CONNECT_SECONDS
+        predicate=lambda error: (
+            isinstance(error, exceptions.ServiceUnavailable) and not _about_credentials(error)
+        ),
+        timeout=_CONNECT_SECONDS,
     )
     try:
         if kind == "topic":
@@ -80,15 +83,24 @@ def require(kind: Kind, name: str, where: str) -> None:
         raise failure(error, kind, where) from None
 
 
-def failure(error: Exception, kind: Kind, where: str) -> DataError:
-    """Return the error for a person; `where` names the topic or subscription."""
+def _about_credentials(error: Exception) -> bool:
     from google.api_core import exceptions
     from google.auth.exceptions import GoogleAuthError
 
-    said = " ".join(str(error).split())
+    # gRPC hides what went wrong with a token behind "unavailable".
+    return isinstance(error, (exceptions.Unauthenticated, GoogleAuthError)) or (
+        "Getting metadata from plugin failed" in str(error)
+    )
+
+
+def failure(error: Exception, kind: Kind, where: str) -> DataError:
+    """Return the error for a person; `where` names the topic or subscription."""
+    from google.api_core import exceptions
+
+    said = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, exceptions.NotFound):
         text = f"there is no such {kind}; create it, or check the name and the project"
-    elif isinstance(error, (exceptions.Unauthenticated, GoogleAuthError)):
+    elif _about_credentials(error):
         text = (
             f"no valid Google Cloud credentials ({said}); run: gcloud auth "
             "application-default login, or set GOOGLE_APPLICATION_CREDENTIALS"

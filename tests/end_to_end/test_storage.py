@@ -112,6 +112,10 @@ def test_nothing_is_left_of_unfinished_work(remote: Result) -> None:
     assert [name for name in files if name.startswith(".work/")] == [".work/lock"]
     assert not [name for name in files if name.endswith(".tmp")]
     assert {"manifest.json", "schema.pbtxt", "evaluation/metrics.json"} <= set(files)
+    # The keys of the environment are nowhere else.
+    with local_copy(remote.paths.root) as root:
+        written = [path.read_bytes() for path in root.rglob("*") if path.is_file()]
+    assert not [content for content in written if s3.SECRET.encode() in content]
 
 
 def test_verify_and_predict_read_it_there(remote: Result) -> None:
@@ -191,7 +195,7 @@ def test_the_command_takes_such_paths(
 ) -> None:
     code = main(["verify", str(remote.paths.root), "--limit", "20", *storage.options])
     assert code == 0
-    assert "no bit differs" in capsys.readouterr().out
+    assert "no bit differs" in capsys.readouterr().err
 
 
 def test_a_missing_bucket_or_file_is_one_line(

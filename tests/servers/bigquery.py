@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import io
@@ -160,13 +161,17 @@ class Relay(grpc.GenericRpcHandler):
         self.offsets.append(begin)
         breaks, self.breaks = self.breaks > 0, self.breaks - 1
         row = sent = 0
-        for message in self._channel.unary_stream(path)(request):
-            if row >= begin:
-                if breaks and sent == self.after:
-                    context.abort(self.status, "broken off by the test")
-                yield message
-                sent += 1
-            row += types.ReadRowsResponse.deserialize(message).row_count
+        answers = self._channel.unary_stream(path)(request)
+        try:
+            for message in answers:
+                if row >= begin:
+                    if breaks and sent == self.after:
+                        context.abort(self.status, "broken off by the test")
+                    yield message
+                    sent += 1
+                row += types.ReadRowsResponse.deserialize(message).row_count
+        finally:
+            collections.deque(answers, 0)  # one left in the middle keeps the emulator from stopping
 
 
 @contextlib.contextmanager

@@ -32,10 +32,13 @@ class Hdfs(NamedTuple):
 @contextlib.contextmanager
 def hdfs() -> Iterator[Hdfs]:
     """Run an HDFS, for the block."""
+    # The mini-cluster's jars hold all but JAXB, which Java itself had once.
     jars = install_jars(
         "hdfs",
-        f"org.apache.hadoop:hadoop-common:{VERSION}",
-        f"org.apache.hadoop:hadoop-hdfs:{VERSION}",
+        f"org.apache.hadoop:hadoop-client-minicluster:{VERSION}",
+        "javax.xml.bind:jaxb-api:2.3.1",
+        "com.sun.xml.bind:jaxb-core:2.3.0.1",
+        "com.sun.xml.bind:jaxb-impl:2.3.9",
     )
     java = install_debian("java", "openjdk-17-jre-headless")
     folder = pathlib.Path(tempfile.mkdtemp(prefix="skewless-hdfs-"))
@@ -61,7 +64,7 @@ def hdfs() -> Iterator[Hdfs]:
     server = "org.apache.hadoop.hdfs.server"
     try:
         format_ = [*command, f"{server}.namenode.NameNode", "-format", "-nonInteractive"]
-        subprocess.run(format_, check=True, capture_output=True, timeout=120)
+        subprocess.run(format_, check=True, capture_output=True, timeout=120, cwd=folder)
         with (
             running(
                 [*command, f"{server}.namenode.NameNode"],

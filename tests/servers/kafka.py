@@ -1,16 +1,22 @@
 """A real Kafka broker: one node, without ZooKeeper, from the jars of Maven Central.
 
 It has two listeners: one for everybody, one that asks for the user and password below.
+A module that uses it has a fixture of its own:
+
+    @pytest.fixture(scope="module")
+    def broker(tmp_path_factory):
+        yield from running_broker(tmp_path_factory.mktemp("kafka"))
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import pathlib
 import subprocess
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import confluent_kafka
@@ -61,6 +67,8 @@ transaction.state.log.min.isr=1
 group.initial.rebalance.delay.ms=0
 log.retention.check.interval.ms=1000
 log.segment.delete.delay.ms=0
+broker.session.timeout.ms=2000
+broker.heartbeat.interval.ms=500
 """
         )
         self._run("kafka.tools.StorageTool", "format", "-t", _cluster_id(), "-c")
@@ -82,7 +90,7 @@ log.segment.delete.delay.ms=0
         if not listens(self._port):
             return False
         try:
-            self.admin().list_topics(timeout=1)
+            self.admin.list_topics(timeout=1)
         except confluent_kafka.KafkaException:
             return False
         return True
@@ -98,14 +106,18 @@ log.segment.delete.delay.ms=0
 
     # --- What tests do with it --------------------------------------------------------
 
+    @functools.cached_property
     def admin(self) -> confluent_kafka.admin.AdminClient:
-        return confluent_kafka.admin.AdminClient({"bootstrap.servers": self.servers})
+        """The administrator's client: one, as what it is asked ends when it is collected."""
+        return confluent_kafka.admin.AdminClient(
+            {"bootstrap.servers": self.servers, "reconnect.backoff.max.ms": 500}
+        )
 
     def create(self, partitions: int = 1, config: Mapping[str, str] | None = None) -> str:
         """Return the name of a new topic."""
         topic = f"t-{uuid.uuid4().hex[:8]}"
         new = confluent_kafka.admin.NewTopic(topic, partitions, 1, config=dict(config or {}))
-        self.admin().create_topics([new])[topic].result(30)
+        self.admin.create_topics([new])[topic].result(30)
         return topic
 
     def produce(
@@ -133,7 +145,7 @@ log.segment.delete.delay.ms=0
         consumer = confluent_kafka.Consumer(
             {"bootstrap.servers": self.servers, "group.id": "tests", "enable.auto.commit": False}
         )
-        partitions = self.admin().list_topics(topic, timeout=10).topics[topic].partitions
+        partitions = self.admin.list_topics(topic, timeout=10).topics[topic].partitions
         consumer.assign([confluent_kafka.TopicPartition(topic, p, 0) for p in partitions])
         found: list[confluent_kafka.Message] = []
         while len(found) < messages:
@@ -143,6 +155,13 @@ log.segment.delete.delay.ms=0
         consumer.close()
         return found
 
+    def commit(self, group: str, topic: str, offset: int, partition: int = 0) -> None:
+        """Commit an offset for a group."""
+        consumer = confluent_kafka.Consumer({"bootstrap.servers": self.servers, "group.id": group})
+        place = confluent_kafka.TopicPartition(topic, partition, offset)
+        consumer.commit(offsets=[place], asynchronous=False)
+        consumer.close()
+
     def committed(self, group: str, topic: str, partition: int = 0) -> int:
         """Return the offset that a group committed; negative for none."""
         consumer = confluent_kafka.Consumer(
@@ -151,6 +170,16 @@ log.segment.delete.delay.ms=0
         (found,) = consumer.committed([confluent_kafka.TopicPartition(topic, partition)], 30)
         consumer.close()
         return int(found.offset)
+
+
+def running_broker(folder: pathlib.Path) -> Iterator[Broker]:
+    """Yield a broker, which runs until the generator is closed."""
+    broker = Broker(folder)
+    broker.start()
+    try:
+        yield broker
+    finally:
+        broker.stop()
 
 
 def _cluster_id() -> str:

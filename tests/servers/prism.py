@@ -5,6 +5,8 @@ from __future__ import annotations
 import pathlib
 import subprocess
 
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.version import __version__ as beam_version
 
 from tests.servers.process import FOLDER, install_debian, missing
@@ -29,3 +31,9 @@ def install() -> pathlib.Path:
             said = getattr(error, "stderr", None) or b""
             missing(f"Prism cannot be built: {error} {said.decode(errors='replace')[-500:]}")
     return program
+
+
+def streaming_pipeline() -> beam.Pipeline:
+    """Return a pipeline that Prism will run as a stream, its workers in this process."""
+    flags = ["--streaming", "--runner=PrismRunner", f"--prism_location={install()}"]
+    return beam.Pipeline(options=PipelineOptions(flags))

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import apache_beam as beam
 import pyarrow as pa
+from apache_beam.transforms.window import BoundedWindow
+from apache_beam.utils.windowed_value import WindowedValue
 
 from skewless.errors import RecipeError, no_such_column
 from skewless.transforms.pubsub_client import check_name, failure, publisher, require
@@ -166,26 +168,27 @@ class _Publish(beam.DoFn):  # type: ignore[misc]
 
     def start_bundle(self) -> None:
         self._sent: list[Any] = []
-        self._arrived = 0
+        self._published: dict[BoundedWindow, int] = {}
 
-    def process(self, element: Any) -> None:
+    def process(self, element: Any, window: BoundedWindow = beam.DoFn.WindowParam) -> None:
         client = publisher()
-        for payload, attributes in self._messages(element, *self._options):
+        messages = self._messages(element, *self._options)
+        for payload, attributes in messages:
             with self._named_errors():
                 self._sent.append(client.publish(self._topic, payload, **attributes))
             if len(self._sent) >= _AT_ONCE:
                 self._wait()
+        self._published[window] = self._published.get(window, 0) + len(messages)
 
-    def finish_bundle(self) -> Iterator[Any]:
+    def finish_bundle(self) -> Iterator[WindowedValue]:
         self._wait()
-        if self._arrived:
-            yield beam.transforms.window.GlobalWindows.windowed_value(self._arrived)
+        for window, n in self._published.items():
+            yield WindowedValue(n, window.max_timestamp(), (window,))
 
     def _wait(self) -> None:
         for sent in self._sent:
             with self._named_errors():
                 sent.result(timeout=_PUBLISH_SECONDS)
-            self._arrived += 1
         self._sent.clear()
 
     @contextlib.contextmanager

@@ -18,6 +18,7 @@ from skewless.transforms.bigquery_client import (
     Connection,
     TableName,
     check_connection,
+    dry_run,
     get_table,
     named_errors,
     parse_table,
@@ -171,7 +172,7 @@ class ReadBigQuery(BatchSource):
         }
         if self._target.table is not None:
             return [{**_state(self._connection, self._target.table, self.where), **asked}]
-        job = _dry_run(self._connection, self._target)
+        job = dry_run(self._connection, self.query or "", self.where)
         names = sorted(
             TableName(table.project, table.dataset_id, table.table_id)
             for table in job.referenced_tables
@@ -315,18 +316,9 @@ def _run_query(connection: Connection, target: Target) -> TableName:
     return TableName(found.project, found.dataset_id, found.table_id)
 
 
-def _dry_run(connection: Connection, target: Target) -> Any:
-    """Return the job of a query that is only looked at."""
-    from google.cloud import bigquery
-
-    config = bigquery.QueryJobConfig(dry_run=True, use_query_cache=False)
-    with named_errors(target.where), connection.rest() as client:
-        return client.query(target.query, job_config=config, retry=connection.rest_retry())
-
-
 def _available_columns(connection: Connection, target: Target) -> tuple[str, ...]:
     if target.table is None:
-        fields = _dry_run(connection, target).schema or ()
+        fields = dry_run(connection, target.query or "", target.where).schema or ()
     else:
         table = get_table(connection, target.table, target.where)
         if table.table_type == "VIEW":

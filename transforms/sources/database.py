@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import hashlib
 import pathlib
 from collections.abc import Iterator
@@ -50,7 +51,8 @@ class ReadDatabase(BatchSource):
         partitions: Into how many ranges.
         cursor: A column that grows with every insert and update: then the input counts as
             changed when the column's largest value or the number of rows has.
-        after: Read only rows whose `cursor` is greater.
+        after: Read only rows whose `cursor` is greater. SQLite, which has no times, compares
+            texts: give one that is written as the column's values are.
         consistent: Whether all ranges of PostgreSQL are read from one snapshot, for which
             the process that plans them must live until they are read.
 
@@ -132,6 +134,11 @@ class ReadDatabase(BatchSource):
                 if (name := getattr(self, argument)) is not None:
                     require_columns([name], types.names, f"{self.where} {argument}=")
             columns = reader.columns(session)
+            if isinstance(columns, SqliteColumns) and isinstance(self.after, datetime.date):
+                raise RecipeError(
+                    f"{self.where} after={self.after!r}: SQLite compares texts, not times; give "
+                    'one that is written as the values of the column are: "2013-01-31 10:00:00"'
+                )
             lists = [feature.name for feature in schema.feature if is_list(feature)]
             if isinstance(columns, SqliteColumns) and lists:
                 raise RecipeError(

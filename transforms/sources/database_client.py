@@ -27,7 +27,13 @@ _DRIVERS = {
     "duckdb": ("adbc_driver_duckdb", "adbc_driver_manager"),
 }
 _EXAMPLES = "postgresql://user@host/db, sqlite:///file.db or duckdb:///file.duckdb"
-_CONNECT_SECONDS = "10"
+# A server that is gone without a word is noticed after a minute, not after hours.
+_PATIENCE = {
+    "connect_timeout": "10",
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+}
 
 
 class Address(NamedTuple):
@@ -109,9 +115,9 @@ def resolve(uri: str, password: str | None, where: str) -> Address:
         if not at:
             raise RecipeError(f"{where}: give the user, too, as in postgresql://user@host/db")
         netloc = f"{user.partition(':')[0]}:{quoted}@{host}"
-    query = parts.query
-    if "connect_timeout=" not in query:
-        query += f"{'&' if query else ''}connect_timeout={_CONNECT_SECONDS}"
+    given = {name for name, _ in urllib.parse.parse_qsl(parts.query)}
+    added = [f"{name}={value}" for name, value in _PATIENCE.items() if name not in given]
+    query = "&".join(filter(None, [parts.query, *added]))
     target = urllib.parse.urlunsplit(parts._replace(netloc=netloc, query=query))
     host = parts.netloc.rpartition("@")[2] or "localhost"
     return Address(kind, f"{kind}:{host}{parts.path}", target, (*secrets, target))
@@ -185,9 +191,27 @@ class Session:
 
     @contextlib.contextmanager
     def _said(self) -> Iterator[None]:
-        """Raise what the driver says as one line."""
-        with _one_line(self.address):
-            yield
+        """Raise what the driver says as one line; say so where the connection is lost."""
+        try:
+            with _one_line(self.address):
+                yield
+        except RefusedError as error:
+            if error.state or not self._is_lost():
+                raise
+            raise RefusedError(
+                f"{error}; the connection was lost: check the network and the server, and run again"
+            ) from None
+
+    def _is_lost(self) -> bool:
+        """Say whether the server no longer answers; in a failed transaction, it still says no."""
+        if self.address.kind != "postgresql":
+            return False
+        try:
+            with _one_line(self.address), self._connection.cursor() as cursor:
+                cursor.execute("SELECT 1")
+        except RefusedError as error:
+            return not error.state
+        return False
 
 
 @contextlib.contextmanager

@@ -36,10 +36,12 @@ from skewless.transforms.sources.database_sql import (
     text,
     unique_sql,
 )
+from skewless.transforms.sources.source import require_columns
 
 __all__ = ["DatabaseReader", "RowRange"]
 
 _BATCH_ROWS = 65_536
+_BATCH_BYTES = 16 << 20
 _KEY = "key of the row "  # what the key is called beside the columns
 _PIECE_ROWS = 1 << 40  # rows of one piece are numbered from its number times this
 
@@ -148,11 +150,15 @@ class DatabaseReader:
             f'{self.where}: {place} has no table "{".".join(wanted)}"; {hint}'
         ) from None
 
-    def columns(self, session: Session) -> DatabaseColumns:
-        """Return how the columns are read."""
-        if session.address.kind == "sqlite":
-            return SqliteColumns()
-        return TypedColumns(self.schema_of(session))
+    def columns(self, session: Session, wanted: Sequence[str] = ()) -> DatabaseColumns:
+        """Return how the columns are read.
+
+        Raises:
+            RecipeError: If there is none of a wanted name.
+        """
+        types = self.schema_of(session)
+        require_columns(wanted, types.names, self.where)
+        return SqliteColumns() if session.address.kind == "sqlite" else TypedColumns(types)
 
     # --- Planning ---------------------------------------------------------------------
 
@@ -275,7 +281,8 @@ class DatabaseReader:
         """Yield the rows of a piece."""
         names = column_names(schema)
         with self.session(piece.snapshot) as session:
-            columns = self.columns(session)
+            # Whatever was checked before, the table may be another by now.
+            columns = self.columns(session, names)
             at = piece.number * _PIECE_ROWS
             nulls = piece.by_key and piece.keys is not None and piece.keys.nulls
             file = f"{piece.file} without {self.key}" if nulls else piece.file
@@ -330,17 +337,18 @@ def _without_first_row(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordB
 
 
 def _blocks(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Yield batches of up to 65,536 rows, the drivers' own being of 2,048 or of 16 MB."""
+    """Yield batches of up to 65,536 rows or about 16 MB; the drivers' are of 2,048 or 16 MB."""
     waiting: list[pa.RecordBatch] = []
-    rows = 0
-    for batch in batches:
-        waiting.append(batch)
-        rows += batch.num_rows
-        while rows >= _BATCH_ROWS:
-            whole = waiting[0] if len(waiting) == 1 else pa.concat_batches(waiting)
-            yield whole.slice(0, _BATCH_ROWS)
-            rows -= _BATCH_ROWS
-            waiting = [whole.slice(_BATCH_ROWS)]
+    rows = size = 0
+    for whole in batches:
+        for start in range(0, whole.num_rows, _BATCH_ROWS):
+            batch = whole.slice(start, _BATCH_ROWS)
+            if rows and (rows + batch.num_rows > _BATCH_ROWS or size + batch.nbytes > _BATCH_BYTES):
+                yield pa.concat_batches(waiting)
+                waiting, rows, size = [], 0, 0
+            waiting.append(batch)
+            rows += batch.num_rows
+            size += batch.nbytes
     if rows:
         yield pa.concat_batches(waiting)
 

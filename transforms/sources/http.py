@@ -32,10 +32,10 @@ __all__ = ["ReadHttp"]
 class ReadHttp(BatchSource):
     """Read JSON records from an HTTP API, page by page.
 
-    A request that fails with 429, 5xx or a lost connection is sent again, after a wait that
-    doubles each time, or that `Retry-After` asks for. Secrets are read from the environment
-    where the request is sent, and written nowhere. Redirects, and next pages on another host,
-    are refused, as they would be sent the secrets.
+    A request that fails with 429, 5xx or a lost connection is sent again, after a wait of half
+    a second that doubles each time, or that `Retry-After` asks for. Secrets are read from the
+    environment where the request is sent, and written nowhere. Redirects, and next pages on
+    another host, are refused, as they would be sent the secrets.
 
     An API has no snapshot: what changes while its pages are read may be read twice or not
     at all. Two runs have the same input if the first page has the same records.

@@ -27,6 +27,9 @@ _PULL_MESSAGES = 1_000
 _PULL_SECONDS = 1.0
 # How long a subscription may be out of reach before the read fails.
 _PATIENCE_SECONDS = 60.0
+# After so long without an answer we ask whether anybody is there.
+_SILENCE_SECONDS = 30.0
+_ASK_SECONDS = 5.0
 # The watermark is the earliest event of so much of the past.
 _SAMPLE_SECONDS = 60.0
 _ACKNOWLEDGE_AT_ONCE = 1_000
@@ -157,7 +160,8 @@ class _Reader(UnboundedReader):  # type: ignore[misc]
         # (when pulled, earliest event), of the last `_SAMPLE_SECONDS`
         self._sample: deque[tuple[float, int]] = deque()
         self._answered = self._busy = time.monotonic()
-        self._ended = False
+        # Whether somebody was there when the time to stop when idle was over
+        self._quiet = self._ended = False
 
     def start(self) -> bool:
         return self.advance()
@@ -167,12 +171,12 @@ class _Reader(UnboundedReader):  # type: ignore[misc]
         if self._waiting and now > self._leased_until:
             self._waiting.clear()  # they are another's by now, or come again
         if not self._waiting:
+            quiet = self._quiet
             self._pull()
-        if not self._waiting:
-            idle = self._source.stop_when_idle
-            self._ended = idle is not None and time.monotonic() - self._busy >= idle
-            return False
-        self._busy = now
+            if not self._waiting:
+                self._ended = quiet and self._quiet
+                return False
+        self._busy, self._quiet = now, False
         self._current = self._waiting.popleft()
         self._taken.append(self._current.ack_id)
         return True
@@ -183,10 +187,7 @@ class _Reader(UnboundedReader):  # type: ignore[misc]
         name = self._source.name
         leased = time.monotonic()
         try:
-            answer = subscriber().pull(
-                subscription=name, max_messages=_PULL_MESSAGES, timeout=_PULL_SECONDS, retry=None
-            )
-            received = [self._received(one) for one in answer.received_messages]
+            received = self._ask_for_messages()
             if received:
                 subscriber().modify_ack_deadline(
                     subscription=name,
@@ -196,17 +197,55 @@ class _Reader(UnboundedReader):  # type: ignore[misc]
                 self._waiting.extend(received)
                 self._leased_until = leased + self._source.lease_seconds / 2
                 self._sample.append((leased, min(one.time for one in received)))
-        except exceptions.DeadlineExceeded:
-            pass  # that there is nothing
+            elif not self._asks_whether_there() and received is None:
+                return
         except (exceptions.Unauthenticated, exceptions.PermissionDenied) as error:
             raise failure(error, "subscription", name) from None
         except exceptions.GoogleAPIError as error:
             if time.monotonic() - self._answered > _PATIENCE_SECONDS:
                 raise failure(error, "subscription", name) from None
             _LOGGER.warning("%s, trying again", failure(error, "subscription", name))
-            self._busy = time.monotonic()  # nobody knows whether there is nothing
+            # Nobody knows whether there is nothing.
+            self._busy, self._quiet = time.monotonic(), False
             return
         self._answered = time.monotonic()
+
+    def _ask_for_messages(self) -> list[_Received] | None:
+        """Return what there is; None for no answer, which mostly means that there is nothing."""
+        from google.api_core import exceptions
+
+        try:
+            answer = subscriber().pull(
+                subscription=self._source.name,
+                max_messages=_PULL_MESSAGES,
+                timeout=_PULL_SECONDS,
+                retry=None,
+            )
+        except exceptions.DeadlineExceeded:
+            return None
+        return [self._received(one) for one in answer.received_messages]
+
+    def _asks_whether_there(self) -> bool:
+        """Make sure that silence means that there is nothing, and not that a line is dead.
+
+        Returns:
+            Whether that was asked: it is at times, and before the read ends.
+
+        Raises:
+            GoogleAPIError: If nobody answers.
+        """
+        from google.api_core import exceptions
+
+        now, idle = time.monotonic(), self._source.stop_when_idle
+        over = idle is not None and now - self._busy >= idle
+        if not over and now - self._answered < _SILENCE_SECONDS:
+            return False
+        with contextlib.suppress(exceptions.PermissionDenied):  # that is an answer, too
+            subscriber().get_subscription(
+                subscription=self._source.name, timeout=_ASK_SECONDS, retry=None
+            )
+        self._quiet = over
+        return True
 
     def _received(self, one: Any) -> _Received:
         attributes = dict(one.message.attributes)

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import http.server
 import json
 import pathlib
 import pickle
 import random
+import threading
+import traceback
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +18,8 @@ import grpc
 import numpy as np
 import pyarrow as pa
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,7 +40,7 @@ SCHEMA = make_schema(
         make_feature("carrier", pa.string(), required=False),
         make_feature("flight", pa.int64(), required=True),
         make_feature("dep_delay", pa.float32(), required=False),
-        make_feature("departed", US, required=False),
+        make_feature("departed", US, required=True),
         make_feature("stops", pa.list_(pa.string()), required=False),
     ]
 )
@@ -137,6 +142,66 @@ def test_credentials_that_do_not_work(
     assert b"s3cret" not in pickle.dumps(source.reader())
 
 
+@contextlib.contextmanager
+def refusing(status: int, answer: dict[str, Any]) -> Iterator[str]:
+    """Run a server that says no to everything; give its URL."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            body = json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_GET  # noqa: N815
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_key_that_is_refused(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    private = rsa.generate_private_key(65537, 2048).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    key = tmp_path / "key.json"
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(key))
+    said = {"error": "invalid_grant", "error_description": "Invalid JWT Signature."}
+    with refusing(400, said) as url:
+        fields = {"type": "service_account", "private_key": private.decode(), "token_uri": url}
+        key.write_text(json.dumps({**fields, "client_email": "me@p.example"}))
+        with pytest.raises(DataError, match=r"no credentials that work .*Invalid JWT") as raised:
+            _ = beam.Pipeline("FnApiRunner") | ReadBigQuery("p.d.t", schema=SCHEMA)
+    assert "\n" not in str(raised.value)
+    told = "".join(traceback.format_exception(raised.value))
+    assert private.decode().splitlines()[1] not in told
+
+
+def test_what_is_not_allowed() -> None:
+    text = "Access Denied: Table p:d.t"
+    errors = [{"message": text, "domain": "global", "reason": "accessDenied"}]
+    said = {"error": {"code": 403, "message": text, "errors": errors}}
+    with refusing(403, said) as url:
+        asked = ReadBigQuery("p.d.t", schema=SCHEMA, endpoint=url, storage_endpoint="x:1")
+        with pytest.raises(DataError) as raised:
+            _ = beam.Pipeline("FnApiRunner") | asked
+    assert str(raised.value) == (
+        'ReadBigQuery("p.d.t"): not allowed (Access Denied: Table p:d.t); give these credentials '
+        "the roles BigQuery Data Viewer or Editor, Job User and Read Session User"
+    )
+
+
 # --- With a server --------------------------------------------------------------------
 
 
@@ -161,6 +226,14 @@ def source(server: BigQuery, table: str | None = "air.flights", **given: Any) ->
     return ReadBigQuery(table, **{"project": PROJECT, "schema": SCHEMA, **server.where, **given})
 
 
+def read(eager: Any, source: ReadBigQuery) -> Any:
+    """Read a source in a pipeline, in which every row is accounted for."""
+    result = eager(lambda pipeline: pipeline | source)
+    kept = sum(batch.num_rows for batch in result.rows)
+    assert sum(count.n for count in result.counts) == kept + len(result.rejected)
+    return result
+
+
 def rows_of(result: Any) -> list[dict[str, Any]]:
     return sorted(
         (row for batch in result.rows for row in batch.to_pylist()), key=lambda row: row[OFFSET]
@@ -174,7 +247,7 @@ def expected(rows: int) -> list[dict[str, Any]]:
 
 @integration
 def test_a_table_is_read_whole_and_typed(server: BigQuery, eager: Any) -> None:
-    result = eager(lambda p: p | source(server))
+    result = read(eager, source(server))
     rows = rows_of(result)
     assert {row.pop(FILE) for row in rows} == {f"bigquery:{PROJECT}.air.flights"}
     assert [row.pop(OFFSET) for row in rows] == list(range(1000))
@@ -186,16 +259,20 @@ def test_a_table_is_read_whole_and_typed(server: BigQuery, eager: Any) -> None:
 @integration
 def test_columns_and_rows_that_are_not_asked_for_stay_there(server: BigQuery, eager: Any) -> None:
     asked = source(server, columns=["flight", "carrier"], row_restriction="flight < 20")
-    rows = rows_of(eager(lambda p: p | asked))
+    (piece,) = plan_streams(asked._connection, asked._target, asked.columns)
+    assert pa.ipc.read_schema(pa.py_buffer(piece.schema)).names == ["flight", "carrier"]
+    result = read(eager, asked)
+    assert sum(count.n for count in result.counts) == 20
+    rows = rows_of(result)
     assert [set(row) for row in rows] == [{"flight", "carrier", FILE, OFFSET}] * 20
     assert [row["flight"] for row in rows] == list(range(20))
     none = source(server, row_restriction="flight < 0")
-    assert rows_of(eager(lambda p: p | none)) == []
+    assert rows_of(read(eager, none)) == []
 
 
 @integration
 def test_many_streams_give_each_row_once(server: BigQuery, eager: Any) -> None:
-    result = eager(lambda p: p | source(server, "air.many", max_streams=3))
+    result = read(eager, source(server, "air.many", max_streams=3))
     flight = np.concatenate([batch["flight"].to_numpy() for batch in result.rows])
     offsets = np.concatenate([batch[OFFSET].to_numpy() for batch in result.rows])
     assert (np.sort(flight) == np.arange(300_000)).all()
@@ -220,7 +297,7 @@ def test_a_query_is_read_through_a_table_that_expires(server: BigQuery, eager: A
         ),
     )
     assert asked.available_columns() == ("carrier", "n")
-    rows = {row["carrier"]: row["n"] for row in rows_of(eager(lambda p: p | asked))}
+    rows = {row["carrier"]: row["n"] for row in rows_of(read(eager, asked))}
     carriers = flights(1000)["carrier"].to_pylist()
     assert rows == {name: carriers.count(name) for name in ("AA", "DL", "UA")}
 
@@ -237,7 +314,7 @@ def test_the_schema_is_inferred(server: BigQuery) -> None:
 def test_a_value_that_does_not_fit_is_rejected(server: BigQuery, table: str, eager: Any) -> None:
     server.run(f"UPDATE `{PROJECT}.{table}` SET dep_delay = 1e300 WHERE flight = 3")
     server.run(f"UPDATE `{PROJECT}.{table}` SET carrier = 'now' WHERE TRUE")
-    result = eager(lambda p: p | source(server, table))
+    result = read(eager, source(server, table))
     assert [row["flight"] for row in rows_of(result)] == [0, 1, 2, 4, 5, 6, 7, 8, 9]
     (row,) = result.rejected
     assert row[:6] == (
@@ -259,8 +336,14 @@ def test_a_value_that_does_not_fit_is_rejected(server: BigQuery, table: str, eag
 def test_what_is_not_there_is_named(server: BigQuery) -> None:
     with pytest.raises(DataError, match=r'no table "flihgts" in .*; did you mean "flights"'):
         source(server, "air.flihgts").available_columns()
-    with pytest.raises(DataError, match=r'no (table|dataset) .*"'):
+    with pytest.raises(DataError, match='no dataset "iar" in .*; did you mean "air"'):
+        source(server, "iar.flights").available_columns()
+    with pytest.raises(DataError, match='no dataset "sea" in .*; check the name'):
         source(server, "sea.ships").available_columns()
+    for table, near in (("air.flihgts", "flights"), ("iar.flights", "air")):
+        asked = source(server, None, query=f"SELECT * FROM `{PROJECT}.{table}`")
+        with pytest.raises(DataError, match=f'did you mean "{near}"'):
+            asked.available_columns()
     schema = make_schema([make_feature("flihgt", pa.int64(), required=False)])
     with pytest.raises(RecipeError, match='"flihgt"; did you mean "flight"'):
         _ = beam.Pipeline("FnApiRunner") | source(server, schema=schema)
@@ -284,11 +367,11 @@ def test_a_table_that_changes_between_two_reads(server: BigQuery, table: str, ea
 
     make_anew(server, table, **TYPES)  # a column more, which nobody asked for
     assert asked.fingerprint() != before
-    assert len(rows_of(eager(lambda p: p | asked))) == 10
+    assert len(rows_of(read(eager, asked))) == 10
 
     # Changed after the pipeline was made: what was checked then does not hold.
     pipeline = beam.Pipeline("FnApiRunner")
-    _ = pipeline | asked
+    _ = pipeline | source(server, table)
     del few["carrier"]
     make_anew(server, table, **few)
     with pytest.raises(Exception, match='there is no column "carrier"'):
@@ -296,15 +379,18 @@ def test_a_table_that_changes_between_two_reads(server: BigQuery, table: str, ea
     with pytest.raises(RecipeError, match='there is no column "carrier"'):
         _ = beam.Pipeline("FnApiRunner") | source(server, table)
 
+    make_anew(server, table, **TYPES)
+    pipeline = beam.Pipeline("FnApiRunner")
+    _ = pipeline | source(server, table)
     make_anew(server, table, **{**TYPES, "flight": "STRING"})
     with pytest.raises(Exception, match='column "flight" has type string, which cannot become'):
-        eager(lambda p: p | source(server, table))
+        pipeline.run().wait_until_finish()
 
 
 @integration
 def test_a_broken_stream_goes_on_where_it_was(server: BigQuery, eager: Any) -> None:
     with relay(server, breaks=2, after=1) as (broken, handler):
-        result = eager(lambda p: p | source(broken, "air.many"))
+        result = read(eager, source(broken, "air.many"))
     flight = np.concatenate([batch["flight"].to_numpy() for batch in result.rows])
     assert (np.sort(flight) == np.arange(300_000)).all()
     assert sum(count.n for count in result.counts) == 300_000
@@ -322,8 +408,9 @@ def test_a_server_that_stops_in_the_middle(tmp_path: pathlib.Path) -> None:
         assert next(reading).kept.num_rows == 65_536
         other.process.kill()
         other.process.wait()
-        with pytest.raises(DataError, match="the connection was lost and did not come back"):
+        with pytest.raises(DataError, match="the connection was lost and did not come back") as e:
             list(reading)
+        assert "\n" not in str(e.value)
         with pytest.raises(DataError, match="the connection was lost and did not come back"):
             asked.available_columns()
 

@@ -26,6 +26,7 @@ from skewless.transforms.rows import FILE, OFFSET, Rejected
 from skewless.transforms.sources import database_reader
 from skewless.transforms.sources.database import ReadDatabase
 from tests.servers.postgresql import PASSWORD, PostgreSql, postgresql
+from tests.transforms.sources.sent_pipeline import sent
 
 pytestmark = pytest.mark.integration
 
@@ -77,6 +78,8 @@ def flights(server: PostgreSql, **arguments: Any) -> ReadDatabase:
 def read(source: ReadDatabase) -> tuple[list[dict[str, Any]], list[Rejected]]:
     reader = source.reader()
     outcomes = [o for piece in reader.plan() for o in reader.read(piece, source.raw_schema())]
+    for outcome in outcomes:
+        assert outcome.kept.num_rows + len(outcome.rejected) == outcome.counts["read"]
     rows = [row for outcome in outcomes for row in outcome.kept.to_pylist()]
     return rows, [row for outcome in outcomes for row in outcome.rejected]
 
@@ -247,21 +250,36 @@ def test_poison_is_rejected_with_its_key(server: PostgreSql) -> None:
 
 
 def test_the_schema_may_change_between_two_readings(server: PostgreSql) -> None:
-    execute(server, "CREATE TABLE changing (id INT, origin TEXT, delay REAL, at TIMESTAMPTZ)")
-    source = flights(server, table="changing")
+    execute(
+        server,
+        "CREATE TABLE changing (id INT, origin TEXT, delay REAL, at TIMESTAMPTZ)",
+        "INSERT INTO changing VALUES (1, 'JFK', 0.5, '2013-01-01 UTC')",
+    )
 
-    def start() -> None:
-        _ = beam.Pipeline("FnApiRunner") | source
+    def build() -> beam.Pipeline:
+        pipeline = beam.Pipeline("FnApiRunner")
+        _ = pipeline | flights(server, table="changing")
+        return pipeline
 
-    start()
+    # Each is changed after its pipeline was made, too, when what was checked no longer holds.
+    more, retyped, fewer = build(), build(), build()
     execute(server, "ALTER TABLE changing ADD more INT")
-    start()
+    more.run().wait_until_finish()
+    assert len(read(flights(server, table="changing"))[0]) == 1
+
     execute(server, "ALTER TABLE changing ALTER delay TYPE TEXT")
-    with pytest.raises(DataError, match='column "delay" has type string, which cannot become'):
-        start()
-    execute(server, "ALTER TABLE changing DROP origin")
-    with pytest.raises(RecipeError, match='there is no column "origin"'):
-        start()
+    message = r'ReadDatabase\(table="changing"\): column "delay" has type string, which cannot'
+    with pytest.raises(Exception, match=message):
+        retyped.run().wait_until_finish()
+    with pytest.raises(DataError, match=message):
+        build()
+
+    execute(server, "ALTER TABLE changing DROP origin", "ALTER TABLE changing ADD origins TEXT")
+    message = 'there is no column "origin"; did you mean "origins"'
+    with pytest.raises(Exception, match=message):
+        fewer.run().wait_until_finish()
+    with pytest.raises(RecipeError, match=message):
+        build()
     with pytest.raises(DataError, match='has no table "chnging"; did you mean "changing"'):
         flights(server, table="chnging").available_columns()
 
@@ -284,22 +302,43 @@ def test_incremental_reading_and_the_fingerprint(server: PostgreSql) -> None:
     assert sorted(row["id"] for row in read(by_cursor)[0]) == [5, 8, 9, 10]
 
 
-def test_a_connection_lost_in_the_middle_fails_the_run(
-    server: PostgreSql, tmp_path: pathlib.Path
-) -> None:
-    wide = "SELECT id, repeat(origin, 500) AS origin, delay, at FROM flights"
-    reader = flights(server, table=None, query=wide).reader()
+# Half a gigabyte, more than what lies in buffers when the first rows are there.
+WIDE = "SELECT id, repeat(origin, 5000) AS origin, delay, at FROM flights"
+
+
+def end_connections(server: PostgreSql) -> int:
+    """End those that read WIDE; return how many."""
+    return len(
+        execute(
+            server,
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE query LIKE 'COPY%repeat%' AND pid <> pg_backend_pid()",
+        )
+    )
+
+
+def test_a_connection_lost_in_the_middle(server: PostgreSql) -> None:
+    reader = flights(server, table=None, query=WIDE).reader()
     (piece,) = reader.plan()
     outcomes = reader.read(piece, SCHEMA)
-    assert next(outcomes).kept.num_rows
-    terminate = (
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-        "WHERE query LIKE 'COPY%' AND pid <> pg_backend_pid()"
-    )
-    assert execute(server, terminate)
-    with pytest.raises(DataError, match=f"{server.place}: ") as raised:
+    assert next(outcomes).kept.num_rows < ROWS / 2
+    assert end_connections(server) == 1
+    message = rf"^{server.place}: .*; the connection was lost: check .*, and run again$"
+    with pytest.raises(DataError, match=message) as raised:
         list(outcomes)
     assert "\n" not in str(raised.value)
+
+
+def test_a_connection_lost_in_the_middle_fails_the_run(server: PostgreSql) -> None:
+    def end(batch: pa.RecordBatch) -> pa.RecordBatch:
+        end_connections(server)
+        return batch
+
+    pipeline = beam.Pipeline("FnApiRunner")
+    result = pipeline | flights(server, table=None, query=WIDE)
+    _ = result.rows | beam.Map(end)
+    with pytest.raises(Exception, match="the connection was lost: check"):
+        pipeline.run().wait_until_finish()
 
 
 @pytest.mark.parametrize("fault", ["password", "user", "database", "port", "host"])
@@ -342,12 +381,13 @@ def test_the_password_is_in_no_pipeline_log_or_fingerprint(
     source = ReadDatabase("env:DATABASE_URL", schema=SCHEMA, table="flights", partition_by="id")
     pipeline = beam.Pipeline("FnApiRunner")
     _ = pipeline | source
-    proto, _ = pipeline.to_runner_api(return_context=True)
+    packed = sent(pipeline)
+    assert b"env:DATABASE_URL" in packed
     found = list(source.reader().plan())
     pipeline.run().wait_until_finish()
     database_reader._held.close()
     told = [
-        proto.SerializeToString(),
+        packed,
         pickle.dumps([source.reader(), found]),
         repr([source.fingerprint(), found, source.__dict__]).encode(),
         caplog.text.encode(),

@@ -1,81 +1,48 @@
-"""Reading from and writing to a real broker, also one that dies in between."""
+"""Replaying topics of a real broker, also one that dies in between."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import io
 import json
-import pathlib
-import pickle
-import threading
+import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import apache_beam as beam
+import cloudpickle
 import confluent_kafka
 import fastavro
-import pyarrow as pa
 import pytest
-from apache_beam.options.pipeline_options import PipelineOptions
 
-from skewless.errors import DataError
-from skewless.schema import find_feature, make_feature, make_schema
+from skewless.errors import DataError, RecipeError
+from skewless.schema import find_feature
 from skewless.transforms.infer import infer_schema
-from skewless.transforms.rows import FILE, OFFSET, Rows
-from skewless.transforms.sinks.kafka import WriteKafka, WriteRejectedToKafka
-from skewless.transforms.sources.kafka import ReadKafka
-from skewless.transforms.sources.kafka_stream import FollowKafka
-from tests.servers import prism
-from tests.servers.kafka import PASSWORD, USER, Broker
+from skewless.transforms.rows import FILE, OFFSET
+from skewless.transforms.sources.kafka_stream import StreamReader
+from skewless.transforms.validate import Validate
+from tests.servers.kafka import PASSWORD, Broker, running_broker
+from tests.transforms.sources.kafka import (
+    DAY,
+    SCHEMA,
+    SLOWLY,
+    credentials,
+    in_order,
+    never_planted,
+    numbers,
+    power_cut,
+    read_all,
+    source,
+)
 
 pytestmark = pytest.mark.integration
-
-SCHEMA = make_schema(
-    [
-        make_feature("n", pa.int64(), required=False),
-        make_feature("s", pa.string(), required=False),
-        make_feature("t", pa.timestamp("us", tz="UTC"), required=False),
-    ]
-)
-DAY = 1_700_000_000_000  # in milliseconds
 
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    broker = Broker(tmp_path_factory.mktemp("kafka"))
-    broker.start()
-    yield broker
-    broker.stop()
-
-
-def source(broker: Broker, topics: Any, **arguments: Any) -> ReadKafka:
-    given = {"bootstrap_servers": broker.servers, "schema": SCHEMA, "stop": "latest", **arguments}
-    return ReadKafka(topics, **given)
-
-
-def numbers(batches: list[pa.RecordBatch]) -> list[int]:
-    return [row["n"] for row in in_order(batches)]
-
-
-def in_order(batches: list[pa.RecordBatch]) -> list[dict[str, Any]]:
-    rows = [row for batch in batches for row in batch.to_pylist()]
-    return sorted(rows, key=lambda row: (row[FILE], row[OFFSET]))
-
-
-def read_all(read: ReadKafka) -> list[pa.RecordBatch]:
-    """Read the pieces here, without a runner."""
-    found, schema = [], read.raw_schema()
-    read.fingerprint()
-    for piece in read._pinned.pieces or []:
-        for outcome in read.reader().read(piece, schema):
-            found.append(outcome.kept)
-    return found
-
-
-# --- Replay ---------------------------------------------------------------------------
+    yield from running_broker(tmp_path_factory.mktemp("kafka"))
 
 
 def test_a_replay_is_exact(broker: Broker, eager: Any) -> None:
@@ -135,12 +102,12 @@ def test_from_and_until_times_and_offsets(broker: Broker) -> None:
 def test_what_expired_is_not_passed_over_in_silence(broker: Broker) -> None:
     topic, group = broker.create(), uuid.uuid4().hex
     broker.produce(topic, [{"n": i} for i in range(10)])
-    commit(broker, group, topic, 2)
+    broker.commit(group, topic, 2)
     read = source(broker, topic, start="committed", group=group)
     assert numbers(read_all(read)) == list(range(2, 10))
     (piece,) = read._pinned.pieces or []
     expired = {confluent_kafka.TopicPartition(topic, 0, 5): None}
-    for future in broker.admin().delete_records(list(expired)).values():
+    for future in broker.admin.delete_records(list(expired)).values():
         future.result(30)
     with pytest.raises(
         DataError, match="offsets 5 to 9, and 2 was asked for; messages may have exp"
@@ -198,6 +165,23 @@ def test_types_can_be_found_out(broker: Broker) -> None:
     assert feature.HasField("time_domain")
 
 
+def test_columns_from_headers(broker: Broker) -> None:
+    topic = broker.create()
+    headers = [{"trace": "é".encode(), "sent": b"2023-01-01T00:00:00Z"}, {}, {"sent": b"soon"}]
+    broker.produce(topic, [{"n": n} for n in range(3)], headers=headers)
+    read = source(broker, topic, header_columns={"s": "trace", "t": "sent"})
+    read.fingerprint()
+    (outcome,) = read.reader().read((read._pinned.pieces or [])[0], SCHEMA)
+    assert outcome.kept["s"].to_pylist() == ["é", None]
+    assert [t and t.isoformat() for t in outcome.kept["t"].to_pylist()] == [
+        "2023-01-01T00:00:00+00:00",
+        None,
+    ]
+    (rejected,) = outcome.rejected
+    assert (rejected.file, rejected.offset) == (f"kafka:{topic}/0", 2)
+    assert (rejected.column, rejected.value) == ("t", "soon")
+
+
 def test_avro(broker: Broker) -> None:
     topic = broker.create()
     fields = [
@@ -222,69 +206,70 @@ def test_avro(broker: Broker) -> None:
     assert read.read_rejected([repaired], SCHEMA).kept["n"].to_pylist() == [3]
 
 
+def test_what_does_not_fit_the_schema_is_named(broker: Broker, eager: Any) -> None:
+    topic = broker.create()
+    broker.produce(topic, [{"n": 0}, {"n": "one"}, {"s": "two"}, {"n": 3, "s": 3}, {"n": 4}])
+    result = eager(lambda pipeline: pipeline | source(broker, topic) | Validate(SCHEMA))
+    assert numbers(result.rows) == [0, 4]
+    named = {row.offset: (row.file, row.column, row.value) for row in result.rejected}
+    place = f"kafka:{topic}/0"
+    assert named == {1: (place, "n", "one"), 2: (place, "n", ""), 3: (place, "s", "3")}
+
+    fields = [{"name": "n", "type": ["null", "long"]}, {"name": "s", "type": ["null", "string"]}]
+    avro = {"type": "record", "name": "r", "fields": fields}
+    lacking = source(broker, topic, payload="avro", avro_schema=json.dumps(avro))
+    with pytest.raises(RecipeError, match='avro_schema=: there is no column "t"; the columns are'):
+        _ = beam.Pipeline() | lacking
+    body = io.BytesIO()
+    fastavro.schemaless_writer(body, avro, {"n": None, "s": "x"})
+    broker.produce(topic, [body.getvalue()])
+    read = dataclasses.replace(lacking, columns=["n", "s"], start={0: 5})
+    validate = Validate(read.raw_schema())
+    (rejected,) = eager(lambda pipeline: pipeline | read | validate).rejected
+    assert (rejected.offset, rejected.column) == (5, "n")
+
+
 def test_a_missing_topic_is_named_before_anything_runs(broker: Broker) -> None:
     topic = broker.create()
     with pytest.raises(DataError, match=f'no topic "{topic}x".*did you mean "{topic}"'):
         _ = beam.Pipeline() | source(broker, topic + "x")
-    with pytest.raises(DataError, match="no topic"):
+    with pytest.raises(DataError, match='no topic "missing"'):
         _ = beam.Pipeline() | source(broker, "missing", stop=None)
-    batches = beam.Pipeline() | beam.Create([pa.record_batch({"n": [1]})])
-    with pytest.raises(DataError, match="no topic"):
-        _ = batches | WriteKafka("missing", bootstrap_servers=broker.servers)
 
 
-def test_credentials(broker: Broker, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+def test_credentials(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: Any
+) -> None:
     topic = broker.create()
     broker.produce(topic, [{"n": 1}])
-    arguments = {
-        "bootstrap_servers": broker.sasl_servers,
-        "config": {
-            "security.protocol": "sasl_plaintext",
-            "sasl.mechanism": "PLAIN",
-            "sasl.username": USER,
-        },
-        "secrets": {"sasl.password": "SOME_PASSWORD"},
-    }
+    given = credentials(broker, "SOME_PASSWORD")
+    given["config"]["debug"] = "all"  # the client says all that it has to say
     monkeypatch.setenv("SOME_PASSWORD", PASSWORD)
-    read = source(broker, topic, **arguments)
+    caplog.set_level(logging.DEBUG)
+    read = source(broker, topic, **given)
     assert numbers(read_all(read)) == [1]
-    pipeline = beam.Pipeline()
-    _ = pipeline | read
-    followed = source(broker, topic, **arguments, group="g")
-    followed.stop = followed._stop = None
-    _ = pipeline | "stream" >> followed
-    planted = PASSWORD.encode()
-    assert planted not in pipeline.to_runner_api().SerializeToString()
+    stream = source(broker, topic, **given, stop=None, group="g", timeout_seconds=2).stream()
+    reader = stream.create_reader(None, None)
+    read_one(reader)
+    mark = reader.get_checkpoint_mark()
+    reader.close()
+    never_planted(*map(cloudpickle.dumps, (read.reader(), stream, mark)), repr(read), repr(stream))
+
     monkeypatch.setenv("SOME_PASSWORD", PASSWORD + "!")
-    with pytest.raises(DataError, match="do not let us in") as caught:
-        source(broker, topic, **arguments).fingerprint()
-    assert PASSWORD not in str(caught.value)
-    assert PASSWORD not in caplog.text
+    with pytest.raises(DataError, match=r"do not let us in .*check the credentials") as caught:
+        source(broker, topic, **given).fingerprint()
+    with pytest.raises(DataError, match=r"do not let us in .*check the credentials") as later:
+        read_one(stream.create_reader(None, mark))
+    assert "\n" not in f"{caught.value}{later.value}"
+    assert "sasl" in caplog.text.lower()
+    never_planted(caught.value, later.value, caplog.text, *capfd.readouterr())
 
 
-# --- A broker that dies ---------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def power_cut(broker: Broker, seconds: float = 3.0) -> Iterator[None]:
-    """Kill the broker; start it again after a while, in the middle of the block."""
-    broker.kill()
-
-    def restart() -> None:
-        time.sleep(seconds)
-        broker.start()
-
-    thread = threading.Thread(target=restart)
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join()
-
-
-# A client that reads no further ahead than a few messages.
-SLOWLY = {"queued.min.messages": 1, "queued.max.messages.kbytes": 1, "fetch.max.bytes": 20_000,
-          "max.partition.fetch.bytes": 1_000, "message.max.bytes": 20_000}  # fmt: skip
+def read_one(reader: StreamReader) -> None:
+    found = reader.start()
+    while not found:
+        time.sleep(0.1)
+        found = reader.advance()
 
 
 def test_a_replay_goes_on_when_the_broker_comes_back(broker: Broker) -> None:
@@ -312,227 +297,3 @@ def test_a_replay_ends_when_the_broker_stays_away(broker: Broker) -> None:
             list(outcomes)
     finally:
         broker.start()
-
-
-def test_each_row_is_written_once_when_the_broker_dies(broker: Broker, tmp_path: Any) -> None:
-    topic = broker.create()
-    batch = pa.record_batch({"n": range(20_000)})
-    with beam.Pipeline("FnApiRunner") as pipeline:
-        _ = (
-            pipeline
-            | beam.Create(range(40), reshuffle=False)
-            | "Slowly" >> beam.FlatMap(slowly, [batch.slice(i * 500, 500) for i in range(40)])
-            | WriteKafka(topic, bootstrap_servers=broker.servers, timeout_seconds=60)
-            | beam.Map(write, str(tmp_path))
-        )
-        thread = threading.Timer(3, broker.kill)
-        thread.start()
-        again = threading.Timer(6, broker.start)
-        again.start()
-    thread.join()
-    again.join()
-    assert sum(written(tmp_path)) == 20_000
-    assert sorted(numbers(read_all(source(broker, topic)))) == list(range(20_000))
-
-
-def slowly(i: int, batches: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    time.sleep(0.2)
-    yield batches[i]
-
-
-# --- Streams --------------------------------------------------------------------------
-
-
-def write(element: Any, directory: str) -> None:
-    path = pathlib.Path(directory)
-    path.mkdir(parents=True, exist_ok=True)
-    whole = path / f".{uuid.uuid4().hex}"
-    whole.write_bytes(pickle.dumps(element))
-    whole.rename(path / whole.name[1:])
-
-
-def written(directory: pathlib.Path) -> list[Any]:
-    paths = sorted(directory.glob("[!.]*"))
-    return [pickle.loads(path.read_bytes()) for path in paths]
-
-
-def write_rows(rows: Rows, folder: pathlib.Path) -> None:
-    for name, collection in (
-        ("rows", rows.rows),
-        ("rejected", rows.rejected[0]),
-        ("counts", rows.counts[0]),
-    ):
-        _ = collection | name >> beam.Map(write, str(folder / name))
-
-
-def commit(broker: Broker, group: str, topic: str, offset: int) -> None:
-    consumer = confluent_kafka.Consumer({"bootstrap.servers": broker.servers, "group.id": group})
-    place = confluent_kafka.TopicPartition(topic, 0, offset)
-    consumer.commit(offsets=[place], asynchronous=False)
-    consumer.close()
-
-
-def until(condition: Callable[[], bool], seconds: float = 90.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it took too long"
-        time.sleep(0.3)
-
-
-def ending(read: ReadKafka, stop: int) -> FollowKafka:
-    """Follow as a stream does, but to an end, so that the pipeline ends."""
-    stream = read.stream()
-    pieces = tuple(piece._replace(stop=stop) for piece in stream.pieces)
-    return FollowKafka(dataclasses.replace(stream, pieces=pieces))
-
-
-class _Watch(beam.DoFn):  # type: ignore[misc]
-    """Notes what is committed while rows are in work, and fails at one of them."""
-
-    def __init__(self, servers: str, group: str, topic: str, fails_at: int | None = None) -> None:
-        self._servers, self._group, self._topic = servers, group, topic
-        self._fails_at = fails_at
-
-    def process(self, batch: pa.RecordBatch, time: Any = beam.DoFn.TimestampParam) -> Any:
-        consumer = confluent_kafka.Consumer(
-            {"bootstrap.servers": self._servers, "group.id": self._group}
-        )
-        place = confluent_kafka.TopicPartition(self._topic, 0)
-        (found,) = consumer.committed([place], 30)
-        consumer.close()
-        offsets = batch[OFFSET].to_pylist()
-        if self._fails_at in offsets:
-            raise ValueError("on purpose")
-        yield found.offset, offsets, time.micros
-
-
-def test_offsets_are_committed_after_the_rows_and_not_before(
-    broker: Broker, tmp_path: pathlib.Path
-) -> None:
-    topic, group = broker.create(), uuid.uuid4().hex
-    broker.produce(topic, [{"n": i} for i in range(1_000)], millis=[DAY + i for i in range(1_000)])
-    read = source(broker, topic, stop=None, group=group, batch_rows=100)
-    with beam.Pipeline("FnApiRunner") as pipeline:
-        rows = pipeline | ending(read, 1_000)
-        _ = (
-            rows.rows
-            | beam.ParDo(_Watch(broker.servers, group, topic))
-            | beam.Map(write, str(tmp_path))
-        )
-    seen = sorted(written(tmp_path), key=lambda one: one[1])
-    assert [n for _, offsets, _ in seen for n in offsets] == list(range(1_000))
-    assert all(committed <= offsets[0] for committed, offsets, _ in seen)
-    assert all(micros == (DAY + offsets[0]) * 1_000 for _, offsets, micros in seen)
-    assert broker.committed(group, topic) == 1_000
-
-
-def test_a_bundle_that_fails_commits_nothing(broker: Broker) -> None:
-    topic, group = broker.create(), uuid.uuid4().hex
-    broker.produce(topic, [{"n": i} for i in range(100)])
-    read = source(broker, topic, stop=None, group=group)
-    pipeline = beam.Pipeline("FnApiRunner")
-    rows = pipeline | ending(read, 100)
-    _ = rows.rows | beam.ParDo(_Watch(broker.servers, group, topic, fails_at=50))
-    with pytest.raises(Exception, match="on purpose"):
-        pipeline.run()
-    assert broker.committed(group, topic) <= 0
-
-
-def prism_pipeline() -> beam.Pipeline:
-    flags = ["--streaming", "--runner=PrismRunner", f"--prism_location={prism.install()}"]
-    return beam.Pipeline(options=PipelineOptions(flags))
-
-
-def test_a_stream_survives_the_broker(broker: Broker, tmp_path: pathlib.Path) -> None:
-    topic, group = broker.create(partitions=2), uuid.uuid4().hex
-
-    def produce(first: int, last: int) -> None:
-        for partition in (0, 1):
-            broker.produce(topic, [{"n": 2 * n + partition} for n in range(first, last)], partition)
-
-    def seen(folder: str) -> set[int]:
-        return set(numbers(written(tmp_path / folder / "rows")))
-
-    def followed(folder: str) -> Any:
-        pipeline = prism_pipeline()
-        read = source(broker, topic, stop=None, group=group, start="committed")
-        write_rows(pipeline | read, tmp_path / folder)
-        return pipeline.run()
-
-    produce(0, 500)
-    broker.produce(topic, [b"poison"], 1)
-    running = followed("first")
-    try:
-        until(lambda: len(seen("first")) == 1_000)
-        broker.kill()
-        time.sleep(3)
-        broker.start()
-        produce(500, 1_000)
-        until(lambda: len(seen("first")) == 2_000)
-        until(lambda: broker.committed(group, topic, 0) == 1_000)
-        until(lambda: broker.committed(group, topic, 1) == 1_001)
-    finally:
-        running.cancel()
-    produce(1_000, 1_500)
-    running = followed("second")
-    try:
-        until(lambda: seen("first") | seen("second") == set(range(3_000)))
-    finally:
-        running.cancel()
-    rows = in_order(written(tmp_path / "first" / "rows"))
-    distinct = {(row[FILE], row[OFFSET]): row["n"] for row in rows}
-    assert sorted(distinct.values()) == list(range(2_000))
-    (rejected,) = {
-        (row.file, row.offset, row.payload) for row in written(tmp_path / "first" / "rejected")
-    }
-    assert rejected == (f"kafka:{topic}/1", 500, b"poison")
-    read = sum(count.n for count in written(tmp_path / "first" / "counts"))
-    assert read == len(rows) + len(written(tmp_path / "first" / "rejected"))
-    assert min(seen("second")) >= 2_000
-
-
-# --- Writing --------------------------------------------------------------------------
-
-
-def test_written_rows_can_be_read_again(broker: Broker, eager: Any, tmp_path: Any) -> None:
-    topic, letters = broker.create(), broker.create()
-    rows = [{"n": i, "s": f"é{i % 3}" if i % 2 else None, "t": i * 1_000_001} for i in range(1_000)]
-    original = broker.create()
-    broker.produce(original, [*rows, b"poison"])
-    with beam.Pipeline("FnApiRunner") as pipeline:
-        read = pipeline | source(broker, original)
-        sink = WriteKafka(topic, bootstrap_servers=broker.servers, key="s", headers=["n"])
-        _ = read.rows | sink | "counts" >> beam.Map(write, str(tmp_path / "rows"))
-        _ = (
-            read.rejected[0]
-            | WriteRejectedToKafka(letters, bootstrap_servers=broker.servers)
-            | "letters" >> beam.Map(write, str(tmp_path / "letters"))
-        )
-    assert sum(written(tmp_path / "rows")) == 1_000
-    assert sum(written(tmp_path / "letters")) == 1
-    columns = ("n", "s", "t")
-    first, again = (
-        [{c: row[c] for c in columns} for row in in_order(read_all(source(broker, t)))]
-        for t in (original, topic)
-    )
-    assert again == first
-    message = broker.consume(topic, 2)[1]
-    assert (message.key(), message.headers()) == ("é1".encode(), [("n", b"1")])
-    (letter,) = broker.consume(letters, 1)
-    headers = dict(letter.headers() or [])
-    assert letter.value() == b"poison"
-    assert headers["file"].decode() == f"kafka:{original}/0"
-    assert headers["offset"] == b"1000"
-    assert b"expected a JSON object" in headers["reason"]
-
-
-def test_what_the_broker_refuses_fails_the_run(broker: Broker) -> None:
-    topic = broker.create(config={"max.message.bytes": "1000"})
-    pipeline = beam.Pipeline("FnApiRunner")
-    _ = (
-        pipeline
-        | beam.Create([pa.record_batch({"s": ["x" * 5_000]})])
-        | WriteKafka(topic, bootstrap_servers=broker.servers)
-    )
-    with pytest.raises(Exception, match="1 messages were not written"):
-        pipeline.run()
