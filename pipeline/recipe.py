@@ -41,7 +41,7 @@ class Recipe:
 
     Args:
         name: The name of its runs' folder: letters, digits, `-` and `_`.
-        source: Where the rows come from: `ReadCsv`, `ReadJsonLines` or `ReadParquet`.
+        source: Where the rows come from: a batch source, such as `ReadCsv` or `ReadBigQuery`.
         label: What to predict: `label("column")...`, or with `preprocessing_fn` the name
             of the feature that is the label.
         split: `SplitByTime` or `SplitByHash`.

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import hashlib
-import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -18,6 +16,7 @@ from skewless.transforms.rows import as_text
 from skewless.transforms.sources.database_cells import SqliteColumns
 from skewless.transforms.sources.database_client import Session, check_uri
 from skewless.transforms.sources.database_reader import DatabaseReader, RowRange
+from skewless.transforms.sources.database_snapshot import files
 from skewless.transforms.sources.database_sql import Literal, Selection, quote
 from skewless.transforms.sources.source import BatchSource, require_columns
 
@@ -29,10 +28,10 @@ class ReadDatabase(BatchSource):
     """Read a table or a query of PostgreSQL, SQLite or DuckDB, as Arrow from the driver on.
 
     With `partition_by` the rows are divided by ranges of a key, which workers read beside
-    each other; with PostgreSQL they all see one snapshot. The offset of a row is its key
-    where that is a whole number and unique by the table's constraints, else the row's number
-    in its piece, pieces being 2**40 apart. Numbers are the same at every reading if the
-    rows are; of a query only if it sorts them.
+    each other, all from one snapshot. The offset of a row is its key where that is a whole
+    number and unique by the table's constraints, else the row's number in its piece, pieces
+    being 2**40 apart. Numbers are the same at every reading if the rows are; of a query only
+    if it sorts them.
 
     Passwords are read from the environment where the connection is made, and written nowhere.
 
@@ -53,8 +52,9 @@ class ReadDatabase(BatchSource):
             changed when the column's largest value or the number of rows has.
         after: Read only rows whose `cursor` is greater. SQLite, which has no times, compares
             texts: give one that is written as the column's values are.
-        consistent: Whether all ranges of PostgreSQL are read from one snapshot, for which
-            the process that plans them must live until they are read.
+        consistent: Whether all ranges are read from one snapshot. With PostgreSQL, the
+            process that plans them must live until they are read; a file of SQLite or DuckDB
+            must not change until then, or the read fails.
 
     Returns:
         `Rows`: batches with origin columns, rejected rows, and how many were read.
@@ -200,18 +200,10 @@ class ReadDatabase(BatchSource):
 
 def _file_state(session: Session) -> dict[str, Any]:
     """Return size and digest of a database's file, and of the log of what is not in it yet."""
-    path = pathlib.Path(session.address.target)
     digest = hashlib.sha256()
     size = 0
-    for part in _files(path, session.address.kind):
+    for part in files(session.address):
         with part.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
         size += part.stat().st_size
     return {"size": size, "digest": digest.hexdigest()}
-
-
-def _files(path: pathlib.Path, kind: str) -> Iterator[pathlib.Path]:
-    yield path
-    log = path.with_name(path.name + ("-wal" if kind == "sqlite" else ".wal"))
-    if log.is_file() and log.stat().st_size:
-        yield log

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import dataclasses
 import difflib
 import functools
 import json
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -25,6 +23,7 @@ from skewless.transforms.sources.database_cells import (
     TypedColumns,
 )
 from skewless.transforms.sources.database_client import RefusedError, Session, connect, resolve
+from skewless.transforms.sources.database_snapshot import held, join_snapshot, take_snapshot
 from skewless.transforms.sources.database_sql import (
     KeyRange,
     Selection,
@@ -56,7 +55,7 @@ class RowRange(NamedTuple):
         keys: Which keys they have; None for all rows.
         by_key: Whether a row's offset is its key.
         order: What sorts the rows, where their order would else be the database's whim.
-        snapshot: What all pieces are read from, where the database can keep it.
+        snapshot: What all pieces are read from; see `take_snapshot`.
     """
 
     file: str
@@ -91,7 +90,7 @@ class DatabaseReader:
             if session.address.kind == "postgresql":
                 session.run("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
                 if snapshot is not None:
-                    self._join(session, snapshot)
+                    join_snapshot(session, snapshot)
                 # Rows without ORDER BY come in the order of the table, and times as UTC.
                 for setting in (
                     "synchronize_seqscans = off",
@@ -100,18 +99,11 @@ class DatabaseReader:
                     "DateStyle = 'ISO'",
                 ):
                     session.run(f"SET LOCAL {setting}")
-            elif session.address.kind == "duckdb":
+            elif snapshot is not None:
+                join_snapshot(session, snapshot)
+            if session.address.kind == "duckdb":
                 session.run("SET TimeZone = 'UTC'")
             yield session
-
-    def _join(self, session: Session, snapshot: str) -> None:
-        try:
-            session.run(f"SET TRANSACTION SNAPSHOT {text(snapshot)}")
-        except RefusedError as error:
-            raise DataError(
-                f"{error}; the process that planned the pieces has ended, and its snapshot with "
-                "it: run again, or read without one: consistent=False"
-            ) from None
 
     def origin(self, session: Session) -> str:
         """Return where the rows are: `postgresql:host/db.table`."""
@@ -163,7 +155,7 @@ class DatabaseReader:
     # --- Planning ---------------------------------------------------------------------
 
     def plan(self) -> Iterator[RowRange]:
-        """Yield the pieces, which have every row once, of one snapshot where there is one."""
+        """Yield the pieces, which have every row once; all are of one snapshot if `consistent`."""
         with contextlib.ExitStack() as stack:
             session = stack.enter_context(self.session())
             file = self.origin(session)
@@ -181,10 +173,8 @@ class DatabaseReader:
             order = "" if by_key or kind != "postgresql" else self._order(session)
             keys = ranges(self._cuts(session, unit, by_key))
             snapshot = None
-            if kind == "postgresql" and self.consistent:
-                session.run("SET LOCAL idle_in_transaction_session_timeout = 0")
-                snapshot = str(session.rows("SELECT pg_export_snapshot() AS id")[0]["id"])
-                _held.hold(snapshot, len(keys), stack.pop_all())
+            if self.consistent:
+                snapshot = take_snapshot(session, len(keys), stack)
         for number, part in enumerate(keys):
             yield RowRange(file, number, len(keys), part, by_key, order, snapshot)
 
@@ -302,7 +292,7 @@ class DatabaseReader:
                     functools.partial(_cell, row),
                 )
         if piece.snapshot is not None:
-            _held.done(piece.snapshot, piece.number)
+            held.done(piece.snapshot, piece.number)
 
     def untyped(self, piece: RowRange) -> Iterator[pa.RecordBatch]:
         """Yield the rows in the database's own types."""
@@ -314,7 +304,7 @@ class DatabaseReader:
             for batch in self._batches(session, piece, columns, names):
                 yield columns.untyped(batch, names)
         if piece.snapshot is not None:
-            _held.done(piece.snapshot, piece.number)
+            held.done(piece.snapshot, piece.number)
 
     def replay(self, rejected: Sequence[Rejected], schema: Schema) -> Outcome:
         """Parse repaired payloads; the offset of a row is its position in `rejected`."""
@@ -361,40 +351,3 @@ def _as_int(value: pa.Array) -> int | None:
         value = value.cast(pa.timestamp("us", value.type.tz), safe=False)
     found = value.cast(pa.int64()).to_pylist()[0]
     return None if found is None else int(found)
-
-
-class _Held:
-    """Snapshots that this process keeps, by their connections, until their pieces are read.
-
-    What other processes read is not seen here: then they are kept as long as the process.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._kept: dict[str, tuple[set[int], contextlib.ExitStack]] = {}
-
-    def hold(self, snapshot: str, pieces: int, connection: contextlib.ExitStack) -> None:
-        """Keep a snapshot until so many pieces are done."""
-        with self._lock:
-            self._kept[snapshot] = set(range(pieces)), connection
-
-    def done(self, snapshot: str, number: int) -> None:
-        """Note that a piece was read, and let go of the snapshot after the last."""
-        with self._lock:
-            left, connection = self._kept.get(snapshot, (set(), None))
-            left.discard(number)
-            if connection is None or left:
-                return
-            del self._kept[snapshot]
-        connection.close()
-
-    def close(self) -> None:
-        """Let go of all, as at the end of the process."""
-        with self._lock:
-            kept, self._kept = list(self._kept.values()), {}
-        for _, connection in kept:
-            connection.close()
-
-
-_held = _Held()
-atexit.register(_held.close)

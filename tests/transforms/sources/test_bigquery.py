@@ -336,9 +336,9 @@ def test_a_value_that_does_not_fit_is_rejected(server: BigQuery, table: str, eag
 def test_what_is_not_there_is_named(server: BigQuery) -> None:
     with pytest.raises(DataError, match=r'no table "flihgts" in .*; did you mean "flights"'):
         source(server, "air.flihgts").available_columns()
-    with pytest.raises(DataError, match='no dataset "iar" in .*; did you mean "air"'):
+    with pytest.raises(DataError, match=r'no dataset "iar" in .*; did you mean "air"'):
         source(server, "iar.flights").available_columns()
-    with pytest.raises(DataError, match='no dataset "sea" in .*; check the name'):
+    with pytest.raises(DataError, match=r'no dataset "sea" in .*; check the name'):
         source(server, "sea.ships").available_columns()
     for table, near in (("air.flihgts", "flights"), ("iar.flights", "air")):
         asked = source(server, None, query=f"SELECT * FROM `{PROJECT}.{table}`")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import datetime
 import json
 import pathlib
-import pickle
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import apache_beam as beam
@@ -15,25 +14,13 @@ import duckdb
 import pyarrow as pa
 import pytest
 from apache_beam.testing.util import assert_that
-from hypothesis import given
-from hypothesis import strategies as st
 
 from skewless.errors import DataError, RecipeError
 from skewless.schema import Schema, arrow_schema, make_feature, make_schema
 from skewless.transforms.infer import infer_schema
 from skewless.transforms.rows import FILE, OFFSET, Rejected
-from skewless.transforms.sources import database_client
 from skewless.transforms.sources.database import ReadDatabase
-from skewless.transforms.sources.database_client import resolve
-from skewless.transforms.sources.database_sql import (
-    KeyRange,
-    Selection,
-    cut_points,
-    quote,
-    ranges,
-)
-
-SECRET = "s3cr3t/@home"
+from skewless.transforms.sources.database_sql import Selection, quote
 
 
 def schema(**types: pa.DataType) -> Schema:
@@ -196,6 +183,21 @@ def test_the_log_of_a_database_is_part_of_it(tmp_path: pathlib.Path) -> None:
     connection.close()
 
 
+def test_all_pieces_are_of_one_state_of_the_file(uri: str) -> None:
+    kind, _, path = uri.partition(":///")
+    given = {"schema": SCHEMA, "table": "flights", "partition_by": "id", "partitions": 3}
+    whole, loose = ReadDatabase(uri, **given), ReadDatabase(uri, consistent=False, **given)
+    first, *others = whole.reader().plan()
+    pieces = list(loose.reader().plan())
+    assert list(whole.reader().read(first, SCHEMA))
+    change = sqlite if kind == "sqlite" else duck
+    change(pathlib.Path(path), "DELETE FROM flights")
+    with pytest.raises(DataError, match=r"has changed since .* run again, or .*consistent=False"):
+        list(whole.reader().read(others[-1], SCHEMA))
+    outcomes = [o for piece in pieces for o in loose.reader().read(piece, SCHEMA)]
+    assert sum(outcome.kept.num_rows for outcome in outcomes) == 0
+
+
 def test_each_row_is_in_one_piece(uri: str, tmp_path: pathlib.Path) -> None:
     kind, _, path = uri.partition(":///")
     (sqlite if kind == "sqlite" else duck)(
@@ -210,22 +212,6 @@ def test_each_row_is_in_one_piece(uri: str, tmp_path: pathlib.Path) -> None:
     rows, _ = read(source)
     assert sorted(row["v"] for row in rows) == list(range(7))
     assert len({row[OFFSET] for row in rows}) == 7
-
-
-@given(
-    keys=st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=30),
-    parts=st.integers(1, 9),
-)
-def test_ranges_have_each_key_once(keys: list[int], parts: int) -> None:
-    found = ranges(cut_points(min(keys), max(keys), parts, "number"))
-    assert len(found) <= parts + 1
-
-    def contains(part: KeyRange, key: int) -> bool:
-        low = part.low is None or int(part.low) <= key
-        return low and (part.high is None or key < int(part.high)) and not part.nulls
-
-    for key in keys:
-        assert sum(contains(part, key) for part in found) == 1
 
 
 def test_cells_of_sqlite_are_what_they_are(tmp_path: pathlib.Path) -> None:
@@ -423,29 +409,6 @@ def test_wrong_arguments(build: Callable[[], object], message: str) -> None:
     assert "pw123" not in str(raised.value)
 
 
-def test_addresses_hide_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DATABASE_URL", "postgresql://me:s3cr3t%2F%40home@db:5433/prod?x=1")
-    address = resolve("env:DATABASE_URL", None, "here")
-    assert address.place == "postgresql:db:5433/prod"
-    assert address.masked(f"no {SECRET}\n at {address.target}") == "no *** at ***"
-    monkeypatch.setenv("PASSWORD", SECRET)
-    other = resolve("postgres://me@db/prod", "env:PASSWORD", "here")
-    keepalives = "&keepalives_idle=30&keepalives_interval=10&keepalives_count=3"
-    assert other.target == "postgres://me:s3cr3t%2F%40home@db/prod?connect_timeout=10" + keepalives
-    assert other.place == "postgresql:db/prod"
-    assert "s3cr3t" not in other.masked(f"{SECRET} {other.target}")
-    source = ReadDatabase("env:DATABASE_URL", table="t", password="env:PASSWORD")
-    for told in (repr(source.__dict__), repr(source.reader()), repr(pickle.dumps(source.reader()))):
-        assert "s3cr3t" not in told
-    monkeypatch.delenv("PASSWORD")
-    with pytest.raises(RecipeError, match="environment variable PASSWORD is not set"):
-        resolve("postgres://me@db/prod", "env:PASSWORD", "here")
-    monkeypatch.setenv("DATABASE_URL", "oracle:s3cr3t")
-    with pytest.raises(RecipeError, match="the URI begins with") as raised:
-        resolve("env:DATABASE_URL", None, "here")
-    assert "s3cr3t" not in str(raised.value)
-
-
 def test_names_are_quoted(uri: str) -> None:
     kind, _, path = uri.partition(":///")
     name = 'or"der; by.'
@@ -464,12 +427,3 @@ def test_names_are_quoted(uri: str) -> None:
     )
     assert values(read(source)[0]) == [(2,)]
     assert Selection(table=f"main.{quote(name)}").parts() == ["main", name]
-
-
-def test_missing_drivers(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
-    def fail(name: str) -> Iterator[None]:
-        raise ImportError(f"No module named {name!r}")
-
-    monkeypatch.setattr(database_client.importlib, "import_module", fail)
-    with pytest.raises(RecipeError, match=r"pip install 'skewless\[database\]'"):
-        ReadDatabase(f"sqlite:///{tmp_path}/a", table="t").available_columns()

@@ -6,7 +6,6 @@ import concurrent.futures
 import datetime
 import functools
 import logging
-import pathlib
 import pickle
 import traceback
 import urllib.parse
@@ -23,8 +22,8 @@ from skewless.errors import DataError, RecipeError
 from skewless.schema import Schema, arrow_schema, make_feature, make_schema
 from skewless.transforms.infer import infer_schema
 from skewless.transforms.rows import FILE, OFFSET, Rejected
-from skewless.transforms.sources import database_reader
 from skewless.transforms.sources.database import ReadDatabase
+from skewless.transforms.sources.database_snapshot import held
 from tests.servers.postgresql import PASSWORD, PostgreSql, postgresql
 from tests.transforms.sources.sent_pipeline import sent
 
@@ -112,7 +111,7 @@ def test_partitions_have_each_row_once_in_a_pipeline(server: PostgreSql) -> None
 
 def leftover(server: PostgreSql) -> list[Any]:
     """Return the sessions that stand in a transaction, but for those the test planned."""
-    database_reader._held.close()
+    held.close()
     return execute(
         server,
         "SELECT pid FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'",
@@ -148,7 +147,7 @@ def test_all_pieces_are_of_one_snapshot(server: PostgreSql) -> None:
             assert sum(counts) == expected
         execute(server, "INSERT INTO moving SELECT generate_series(1, 1000)")
     pieces = list(flights(server, schema=schema, table="moving", partition_by="id").reader().plan())
-    database_reader._held.close()
+    held.close()
     with pytest.raises(DataError, match=r"snapshot.*consistent=False"):
         list(reader.read(pieces[0], schema))
     assert not leftover(server)
@@ -385,7 +384,7 @@ def test_the_password_is_in_no_pipeline_log_or_fingerprint(
     assert b"env:DATABASE_URL" in packed
     found = list(source.reader().plan())
     pipeline.run().wait_until_finish()
-    database_reader._held.close()
+    held.close()
     told = [
         packed,
         pickle.dumps([source.reader(), found]),
