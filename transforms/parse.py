@@ -8,11 +8,10 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pa_json
@@ -23,26 +22,22 @@ from skewless.transforms.cells import (
     Cells,
     canonical,
     cast_column,
-    expected,
     null_where,
     parse_timestamps,
     true_where,
 )
-from skewless.transforms.rows import FILE, OFFSET, Outcome, Rejected, with_origin
+from skewless.transforms.outcomes import STEP, assemble
+from skewless.transforms.rows import Outcome, Rejected
 
 __all__ = [
     "STEP",
-    "assemble",
     "is_too_deep",
     "json_object",
     "json_text",
     "parse_json_rows",
     "replay_json",
-    "restore_origin",
     "typed_json_is_safe",
 ]
-
-STEP = "Parse"
 
 # Of arrays and objects in each other. A stack overflow is no error that can be caught.
 _MOST_LEVELS = 100
@@ -304,76 +299,3 @@ def _json_type(feature: Feature, example: Any) -> pa.DataType:
     if pa.types.is_integer(type_) and isinstance(example, bool):
         return pa.bool_()
     return pa.float64() if pa.types.is_floating(type_) else type_
-
-
-# --- Outcomes -------------------------------------------------------------------------
-
-
-def assemble(
-    columns: Mapping[str, Cells],
-    schema: Schema,
-    file: str,
-    offsets: npt.NDArray[np.int64],
-    payload: Callable[[int], bytes],
-    cell: Callable[[str, int], str],
-) -> Outcome:
-    """Make the outcome of parsed columns: good rows are kept, the others rejected.
-
-    Args:
-        columns: The parsed columns of the schema.
-        schema: The raw columns; a row is rejected for its first bad one.
-        file: Where the rows come from.
-        offsets: The offset of each row, shape [rows].
-        payload: What to keep of a rejected row, by its number.
-        cell: The text of a column's cell, by the row's number.
-
-    Returns:
-        The rows with their origin columns.
-    """
-    features = {f.name: f for f in schema.feature}
-    names = list(features)
-    batch = pa.RecordBatch.from_arrays(
-        [columns[name].values for name in names],
-        schema=pa.schema([(name, columns[name].values.type) for name in names]),
-    )
-    batch = with_origin(batch, file, pa.array(offsets, pa.int64()))
-    bad = np.zeros(len(offsets), dtype=np.bool_)
-    for name in names:
-        bad |= columns[name].bad
-    if not bad.any():
-        return Outcome(batch, [], {"read": len(offsets)})
-    rejected = []
-    for i in np.flatnonzero(bad).tolist():
-        name = next(name for name in names if columns[name].bad[i])
-        feature = features[name]
-        rejected.append(
-            Rejected(
-                STEP, file, int(offsets[i]), name, cell(name, i), expected(feature), payload(i)
-            )
-        )
-    return Outcome(batch.filter(pa.array(~bad)), rejected, {"read": len(offsets)})
-
-
-def restore_origin(outcome: Outcome, rejected: Sequence[Rejected]) -> Outcome:
-    """Give replayed rows the place they first came from.
-
-    Args:
-        outcome: Of parsing the payloads of `rejected`, offsets being positions in it.
-        rejected: The rows as they were rejected.
-
-    Returns:
-        The outcome with files and offsets of old; what is still bad keeps its payload.
-    """
-    at = outcome.kept.column(OFFSET).to_pylist()
-    files = pa.array([rejected[i].file for i in at], pa.string()).dictionary_encode()
-    offsets = pa.array([rejected[i].offset for i in at], pa.int64())
-    kept = outcome.kept
-    kept = kept.set_column(kept.schema.get_field_index(FILE), FILE, files)
-    kept = kept.set_column(kept.schema.get_field_index(OFFSET), OFFSET, offsets)
-    again = []
-    for row in outcome.rejected:
-        old = rejected[row.offset]
-        again.append(
-            row._replace(file=old.file, offset=old.offset, payload=old.payload, input=old.input)
-        )
-    return Outcome(kept, again, outcome.counts)

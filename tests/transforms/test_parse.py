@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skewless.schema import make_feature, make_schema
-from skewless.transforms.parse import parse_json_rows, restore_origin
-from skewless.transforms.rows import FILE, OFFSET, ORIGIN, Rejected
+from skewless.transforms.parse import parse_json_rows
+from skewless.transforms.rows import FILE, OFFSET, ORIGIN
 
 SCHEMA = make_schema(
     [
@@ -177,16 +177,3 @@ def test_rows_do_not_depend_on_their_neighbours(objects: list[dict[str, object]]
 def test_good_rows_are_what_json_says(objects: list[dict[str, object]]) -> None:
     outcome = parse_json_rows([json.dumps(o).encode() for o in objects], SCHEMA)
     assert [{"i": r["i"], "s": r["s"]} for r in rows(outcome)] == objects
-
-
-def test_replayed_rows_keep_their_place() -> None:
-    old = [
-        Rejected("Parse", "a", 7, "i", "x", "?", b'{"i": 1}'),
-        Rejected("Validate", "b", 9, "i", "y", "?", b'{"i": "y"}'),
-        Rejected("Parse", "b", 3, "i", "z", "?", b'{"i": 3}'),
-    ]
-    outcome = restore_origin(parse_json_rows([r.payload for r in old], SCHEMA), old)
-    assert outcome.kept.column(FILE).to_pylist() == ["a", "b"]
-    assert outcome.kept.column(OFFSET).to_pylist() == [7, 3]
-    assert outcome.kept.column(FILE).type == pa.dictionary(pa.int32(), pa.string())
-    assert [(r.file, r.offset, r.payload) for r in outcome.rejected] == [("b", 9, b'{"i": "y"}')]

@@ -171,7 +171,6 @@ def test_a_key_that_was_deleted(
     server.stop(None)
 
 
-@pytest.mark.integration
 def test_an_emulator_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", f"127.0.0.1:{free_port()}")
     monkeypatch.setattr(pubsub_client, "_CONNECT_SECONDS", 2.0)

@@ -14,9 +14,9 @@ import pyarrow as pa
 
 from skewless.errors import DataError, RecipeError
 from skewless.schema import Schema, column_names
-from skewless.transforms.cells import cast_column
-from skewless.transforms.parse import STEP, assemble, parse_json_rows, replay_json
-from skewless.transforms.rows import Outcome, Rejected, as_text, python_rows
+from skewless.transforms.outcomes import cast_rows
+from skewless.transforms.parse import STEP, parse_json_rows, replay_json
+from skewless.transforms.rows import Outcome, Rejected, as_text
 from skewless.transforms.sources.avro_records import record_as_json
 from skewless.transforms.sources.files import FileSource, Piece, is_compressed, open_file
 
@@ -254,14 +254,7 @@ class AvroFormat:
                     yield _row_by_row(header, block, schema, piece.path)
                 continue
             offsets = np.concatenate([_offsets(block) for block in blocks])
-            yield assemble(
-                {f.name: cast_column(table.column(f.name), f, piece.path) for f in schema.feature},
-                schema,
-                piece.path,
-                offsets,
-                lambda i, table=table: _payload(table, i),  # type: ignore[misc]
-                lambda name, i, table=table: as_text(_row(table, i)[name]),  # type: ignore[misc]
-            )
+            yield cast_rows(table, schema, piece.path, offsets)
 
     def untyped(self, piece: Piece) -> Iterator[pa.RecordBatch]:
         """Yield the rows in the file's own types."""
@@ -362,11 +355,3 @@ def _as_column(values: list[Any]) -> pa.Array:
     except (pa.ArrowException, OverflowError, ValueError):
         return pa.array([None if v is None else as_text(v) for v in values], pa.string())
     return column.cast(pa.binary()) if pa.types.is_string(column.type) else column
-
-
-def _row(batch: pa.RecordBatch, row: int) -> dict[str, Any]:
-    return python_rows(batch.slice(row, 1))[0]
-
-
-def _payload(batch: pa.RecordBatch, row: int) -> bytes:
-    return json.dumps(_row(batch, row), default=as_text).encode()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -24,8 +23,9 @@ from skewless.transforms.bigquery_client import (
     parse_table,
 )
 from skewless.transforms.cells import cast_column
-from skewless.transforms.parse import assemble, replay_json
-from skewless.transforms.rows import Outcome, Rejected, as_text, python_rows
+from skewless.transforms.outcomes import cast_rows
+from skewless.transforms.parse import replay_json
+from skewless.transforms.rows import Outcome, Rejected
 from skewless.transforms.sources.source import BatchSource, require_columns
 
 __all__ = ["BigQueryReader", "ReadBigQuery", "StreamPiece", "Target", "plan_streams"]
@@ -354,17 +354,8 @@ class BigQueryReader:
         """Yield the rows of a stream, about 65,536 at once."""
         first = piece.first
         for batch in self._batches(piece):
-            columns = {
-                f.name: cast_column(batch.column(f.name), f, piece.place) for f in schema.feature
-            }
-            yield assemble(
-                columns,
-                schema,
-                piece.place,
-                np.arange(first, first + batch.num_rows),
-                lambda i, batch=batch: _payload(batch, i),  # type: ignore[misc]
-                lambda name, i, batch=batch: as_text(_row(batch, i)[name]),  # type: ignore[misc]
-            )
+            offsets = np.arange(first, first + batch.num_rows)
+            yield cast_rows(batch, schema, piece.place, offsets)
             first += batch.num_rows
 
     def untyped(self, piece: StreamPiece) -> Iterator[pa.RecordBatch]:
@@ -404,11 +395,3 @@ class BigQueryReader:
 
 def _arrow_schema(piece: StreamPiece) -> pa.Schema:
     return pa.ipc.read_schema(pa.py_buffer(piece.schema))
-
-
-def _row(batch: pa.RecordBatch, row: int) -> dict[str, Any]:
-    return python_rows(batch.slice(row, 1))[0]
-
-
-def _payload(batch: pa.RecordBatch, row: int) -> bytes:
-    return json.dumps(_row(batch, row), default=as_text).encode()

@@ -17,7 +17,8 @@ import pyarrow.csv as pa_csv
 from skewless.errors import DataError
 from skewless.schema import Feature, Schema, arrow_schema, arrow_type
 from skewless.transforms.cells import Cells, cast_column, is_flag, parse_text
-from skewless.transforms.parse import STEP, assemble, is_too_deep
+from skewless.transforms.outcomes import assemble
+from skewless.transforms.parse import STEP, is_too_deep
 from skewless.transforms.rows import Outcome, Rejected, with_origin
 from skewless.transforms.sources.lines import BOM, Bounds, Quoting, row_bounds
 

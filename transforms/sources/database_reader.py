@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from skewless.errors import DataError, RecipeError, no_such_column
 from skewless.schema import Schema, column_names
-from skewless.transforms.parse import assemble, replay_json
+from skewless.transforms.outcomes import assemble
+from skewless.transforms.parse import replay_json
 from skewless.transforms.rows import Outcome, Rejected, as_text
 from skewless.transforms.sources.database_cells import (
     DatabaseColumns,

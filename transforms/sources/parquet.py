@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,9 +12,9 @@ import pyarrow.parquet as pq
 
 from skewless.errors import DataError
 from skewless.schema import Schema, column_names
-from skewless.transforms.cells import cast_column
-from skewless.transforms.parse import assemble, replay_json
-from skewless.transforms.rows import Outcome, Rejected, as_text, python_rows
+from skewless.transforms.outcomes import cast_rows
+from skewless.transforms.parse import replay_json
+from skewless.transforms.rows import Outcome, Rejected
 from skewless.transforms.sources.files import FileSource, Piece, open_file
 
 __all__ = ["ReadParquet"]
@@ -69,15 +67,8 @@ class ParquetFormat:
     def read(self, piece: Piece, schema: Schema) -> Iterator[Outcome]:
         """Yield the rows of the row groups, at most 65,536 at once."""
         for first, batch in _batches(piece, column_names(schema)):
-            columns = {f.name: cast_column(batch[f.name], f, piece.path) for f in schema.feature}
-            yield assemble(
-                columns,
-                schema,
-                piece.path,
-                np.arange(first, first + batch.num_rows),
-                lambda i, batch=batch: _payload(batch, i),  # type: ignore[misc]
-                lambda name, i, batch=batch: as_text(_row(batch, i)[name]),  # type: ignore[misc]
-            )
+            offsets = np.arange(first, first + batch.num_rows)
+            yield cast_rows(batch, schema, piece.path, offsets)
 
     def untyped(self, piece: Piece) -> Iterator[pa.RecordBatch]:
         """Yield the rows in the file's own types."""
@@ -119,11 +110,3 @@ def _is_text(type_: pa.DataType) -> bool:
     if pa.types.is_dictionary(type_):
         return _is_text(type_.value_type)
     return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_))
-
-
-def _row(batch: pa.RecordBatch, row: int) -> dict[str, Any]:
-    return python_rows(batch.slice(row, 1))[0]
-
-
-def _payload(batch: pa.RecordBatch, row: int) -> bytes:
-    return json.dumps(_row(batch, row), default=as_text).encode()

@@ -17,7 +17,7 @@ from apache_beam.io.filesystems import FileSystems
 from skewless import progress
 from skewless.errors import DataError, RecipeError, no_such_column
 from skewless.schema import Schema, arrow_schema, column_names, drop_columns, parse_schema
-from skewless.transforms.parse import restore_origin
+from skewless.transforms.outcomes import restore_origin
 from skewless.transforms.rows import Count, Outcome, Rejected, Rows
 
 __all__ = ["BatchSource", "Reader", "Source", "require_columns"]

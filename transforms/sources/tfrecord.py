@@ -21,7 +21,8 @@ from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 from skewless.errors import DataError
 from skewless.schema import Feature, Schema, arrow_type, is_list
 from skewless.transforms.cells import Cells, cast_column
-from skewless.transforms.parse import STEP, assemble, replay_json
+from skewless.transforms.outcomes import assemble
+from skewless.transforms.parse import STEP, replay_json
 from skewless.transforms.rows import Outcome, Rejected, as_text, python_rows
 from skewless.transforms.sources.files import FileSource, Piece, open_file
 

@@ -164,13 +164,11 @@ def test_avro_bodies(emulator: Emulator, tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.integration
 def test_a_missing_subscription_is_an_error_before_the_run(emulator: Emulator) -> None:
-    pipeline = beam.Pipeline("FnApiRunner")
     name = "projects/pro-test/subscriptions/none-such"
     with pytest.raises(DataError, match=f'ReadPubSub\\("{name}"\\): there is no such subscr'):
-        _ = pipeline | ReadPubSub(name, schema=SCHEMA)
+        _ = beam.Pipeline("FnApiRunner") | ReadPubSub(name, schema=SCHEMA)
     topic = "projects/pro-test/topics/none-such"
     with pytest.raises(RecipeError, match="a topic can be read with Dataflow"):
-        _ = pipeline | ReadPubSub(topic=topic, schema=SCHEMA)
-    direct = beam.Pipeline(BundleBasedDirectRunner())
+        _ = beam.Pipeline("FnApiRunner") | ReadPubSub(topic=topic, schema=SCHEMA)
     with pytest.raises(DataError, match=f'topic="{topic}"\\): there is no such topic'):
-        _ = direct | ReadPubSub(topic=topic, schema=SCHEMA)
+        _ = beam.Pipeline(BundleBasedDirectRunner()) | ReadPubSub(topic=topic, schema=SCHEMA)
