@@ -52,8 +52,9 @@ def pubsub_emulator(folder: pathlib.Path, port: int | None = None) -> Iterator[E
         try:
             yield Emulator(process.pid)
         finally:
-            del os.environ["PUBSUB_EMULATOR_HOST"]
-            if before is not None:
+            if before is None:
+                del os.environ["PUBSUB_EMULATOR_HOST"]
+            else:
                 os.environ["PUBSUB_EMULATOR_HOST"] = before
 
 

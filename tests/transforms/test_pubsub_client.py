@@ -40,9 +40,11 @@ def test_missing_credentials_are_named(
         path.write_text(text)
     monkeypatch.delenv("PUBSUB_EMULATOR_HOST", raising=False)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
-    said = r"^ReadPubSub: no valid Google Cloud credentials \(.*key\.json.*\); run: gcloud"
-    with pytest.raises(DataError, match=said) as caught:
+    said = r"no valid Google Cloud credentials \(.*key\.json.*\); run: gcloud"
+    with pytest.raises(DataError, match=f"^ReadPubSub: {said}") as caught:
         pubsub_client.require("subscription", NAME, "ReadPubSub")
+    with pytest.raises(DataError, match=f"^{NAME}: {said}"):
+        Subscription(NAME).create_reader(None, None).start()
     assert "\n" not in str(caught.value)
 
 

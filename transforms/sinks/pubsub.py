@@ -171,7 +171,8 @@ class _Publish(beam.DoFn):  # type: ignore[misc]
         self._published: dict[BoundedWindow, int] = {}
 
     def process(self, element: Any, window: BoundedWindow = beam.DoFn.WindowParam) -> None:
-        client = publisher()
+        with self._named_errors():
+            client = publisher()
         messages = self._messages(element, *self._options)
         for payload, attributes in messages:
             with self._named_errors():

@@ -183,6 +183,7 @@ class _Reader(UnboundedReader):  # type: ignore[misc]
 
     def _pull(self) -> None:
         from google.api_core import exceptions
+        from google.auth.exceptions import GoogleAuthError
 
         name = self._source.name
         leased = time.monotonic()
@@ -199,7 +200,11 @@ class _Reader(UnboundedReader):  # type: ignore[misc]
                 self._sample.append((leased, min(one.time for one in received)))
             elif not self._asks_whether_there() and received is None:
                 return
-        except (exceptions.Unauthenticated, exceptions.PermissionDenied) as error:
+        except (
+            exceptions.Unauthenticated,
+            exceptions.PermissionDenied,
+            GoogleAuthError,
+        ) as error:
             raise failure(error, "subscription", name) from None
         except exceptions.GoogleAPIError as error:
             if time.monotonic() - self._answered > _PATIENCE_SECONDS:

@@ -7,7 +7,7 @@ import itertools
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import apache_beam as beam
 import pyarrow as pa
@@ -20,9 +20,11 @@ from skewless.schema import Schema, arrow_schema, column_names, drop_columns, pa
 from skewless.transforms.outcomes import restore_origin
 from skewless.transforms.rows import Count, Outcome, Rejected, Rows
 
-__all__ = ["BatchSource", "Reader", "Source", "require_columns"]
+__all__ = ["BatchSource", "Reader", "Source", "one_ahead", "require_columns"]
 
 _MAX_ROWS = 65_536
+
+_T = TypeVar("_T")
 
 
 class Reader(Protocol):
@@ -218,7 +220,7 @@ class _ReadPieces(beam.DoFn):  # type: ignore[misc]
 
     def process(self, piece: Any) -> Iterator[Any]:
         read = 0
-        for kept, rejected, counts in _one_ahead(self._reader.read(piece, self._schema)):
+        for kept, rejected, counts in one_ahead(self._reader.read(piece, self._schema)):
             read += counts["read"]
             progress.add("rows_read", counts["read"])
             yield from _in_batches(kept)
@@ -228,8 +230,8 @@ class _ReadPieces(beam.DoFn):  # type: ignore[misc]
             yield beam.pvalue.TaggedOutput("counts", Count("", "Read", "read", read))
 
 
-def _one_ahead(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
-    """Yield the outcomes, the next of which is being read while one is worked on."""
+def one_ahead(outcomes: Iterator[_T]) -> Iterator[_T]:
+    """Yield what an iterator does, the next being read while one is worked on."""
     with ThreadPoolExecutor(max_workers=1) as reader:
         following = reader.submit(next, outcomes, None)
         while (outcome := following.result()) is not None:

@@ -95,7 +95,7 @@ def test_a_missing_topic_is_an_error_before_the_run(emulator: Emulator) -> None:
 
 
 @pytest.mark.integration
-def test_a_server_that_goes_away_is_one_clear_line(
+def test_a_server_or_credentials_that_go_away_are_one_clear_line(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pubsub, "_PUBLISH_SECONDS", 3.0)
@@ -108,3 +108,7 @@ def test_a_server_that_goes_away_is_one_clear_line(
         said = rf"{queue.topic}: Pub/Sub cannot be reached or refuses \(.+\); check the network"
         with pytest.raises(Exception, match=said):
             pipeline.run()
+    monkeypatch.delenv("PUBSUB_EMULATOR_HOST", raising=False)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
+    with pytest.raises(Exception, match=f"{queue.topic}: no valid Google Cloud credentials"):
+        pipeline.run()

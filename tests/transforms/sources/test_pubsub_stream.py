@@ -129,8 +129,11 @@ class Reading:
         assert not self._thread.is_alive()
 
 
-def test_the_read_goes_on_when_the_server_comes_back(tmp_path: pathlib.Path) -> None:
+def test_the_read_goes_on_when_the_server_comes_back(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kept, port = Kept(tmp_path), free_port()
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", f"127.0.0.1:{port}")  # in between, too
     with pubsub_emulator(tmp_path, port):
         queue = Queue("restart")
         queue.publish(*[flight(n) for n in range(200)])

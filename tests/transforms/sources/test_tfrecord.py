@@ -17,8 +17,9 @@ from skewless.errors import DataError
 from skewless.schema import column_names, make_feature, make_schema
 from skewless.transforms.infer import infer_schema
 from skewless.transforms.rows import FILE, OFFSET, Count, Outcome
-from skewless.transforms.sources import tfrecord
-from skewless.transforms.sources.tfrecord import ReadTFRecord, read_records
+from skewless.transforms.sources import tfrecord_file
+from skewless.transforms.sources.tfrecord import ReadTFRecord
+from skewless.transforms.sources.tfrecord_file import read_records
 
 SCHEMA = make_schema(
     [
@@ -102,35 +103,36 @@ def test_records_are_read_in_chunks(
 ) -> None:
     path = tmp_path / "in.tfrecord"
     write(path, [example(n=i, s="x" * (i % 50)) for i in range(300)])
-    monkeypatch.setattr(tfrecord, "_CHUNK_BYTES", 61)
-    monkeypatch.setattr(tfrecord, "_BATCH_ROWS", 7)
+    monkeypatch.setattr(tfrecord_file, "_CHUNK_BYTES", 61)
     outcomes = read(ReadTFRecord(str(path), schema=SCHEMA))
     rows = kept(outcomes)
     assert [row["n"] for row in rows] == list(range(300))
     assert len({row[OFFSET] for row in rows}) == 300
-    assert len(outcomes) == 43
+    assert len(outcomes) == 1
 
 
 @settings(max_examples=25)
-@given(st.lists(st.binary(max_size=60), max_size=20))
-def test_records_are_those_of_tensorflow(records: list[bytes]) -> None:
+@given(st.lists(st.binary(max_size=60), max_size=20), st.integers(1, 25))
+def test_records_are_those_of_tensorflow(records: list[bytes], most_rows: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "in.tfrecord"
         write(path, records)
         with path.open("rb") as file:
-            found = list(read_records(file, "in"))
-    assert [record.data for record in found] == records
+            found = list(read_records(file, "in", most_rows=most_rows))
+    assert [content for part in found for content in part.contents] == records
     sizes = [16 + len(record) for record in records]
-    assert [record.offset for record in found] == [sum(sizes[:i]) for i in range(len(records))]
+    offsets = [offset for part in found for offset in part.offsets]
+    assert offsets == [sum(sizes[:i]) for i in range(len(records))]
+    assert all(0 < len(part.contents) <= most_rows for part in found)
 
 
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
         ("cut", "the record at byte 0 is cut short"),
-        ("length", "there is no record at byte 0"),
+        ("length", "the record at byte 0 cannot be one"),
         ("body", "the record at byte 0 is damaged"),
-        ("text", "there is no record at byte 0"),
+        ("text", "the record at byte 0 cannot be one"),
     ],
 )
 def test_a_damaged_file_is_named(damage: str, words: str, tmp_path: pathlib.Path) -> None:
