@@ -60,7 +60,11 @@ def open_records(path: str) -> Iterator[BinaryIO]:
 
 
 def read_records(
-    file: BinaryIO, path: str, most_rows: int = 65_536, most_bytes: int = 32 << 20
+    file: BinaryIO,
+    path: str,
+    most_rows: int = 32_768,
+    most_bytes: int = 32 << 20,
+    chunk_bytes: int = _CHUNK_BYTES,
 ) -> Iterator[Records]:
     """Yield the records of an open file, some thousand at once.
 
@@ -69,6 +73,7 @@ def read_records(
         path: What it is called in an error.
         most_rows: How many records at once.
         most_bytes: How many bytes of them at once, about.
+        chunk_bytes: How much of the file is read at once.
 
     Raises:
         DataError: If a checksum is wrong, or the last record is cut short.
@@ -76,7 +81,7 @@ def read_records(
     rest, at = b"", 0
     waiting = Records([], [])
     held = 0
-    while chunk := _chunk(file, path):
+    while chunk := _chunk(file, path, chunk_bytes):
         rest += chunk
         found, used = _whole_records(rest, at, path)
         rest, at = rest[used:], at + used
@@ -96,9 +101,9 @@ def read_records(
         yield waiting
 
 
-def _chunk(file: BinaryIO, path: str) -> bytes:
+def _chunk(file: BinaryIO, path: str, size: int) -> bytes:
     try:
-        return file.read(_CHUNK_BYTES)
+        return file.read(size)
     except (EOFError, zlib.error, igzip.BadGzipFile) as error:
         raise DataError(
             f"{path}: cannot be decompressed ({error}); the file is cut short or damaged, write it "

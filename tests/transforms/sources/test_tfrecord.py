@@ -17,7 +17,6 @@ from skewless.errors import DataError
 from skewless.schema import column_names, make_feature, make_schema
 from skewless.transforms.infer import infer_schema
 from skewless.transforms.rows import FILE, OFFSET, Count, Outcome
-from skewless.transforms.sources import tfrecord_file
 from skewless.transforms.sources.tfrecord import ReadTFRecord
 from skewless.transforms.sources.tfrecord_file import read_records
 
@@ -98,27 +97,16 @@ def test_a_pipeline_reads_and_rejects(eager: Any, name: str, tmp_path: pathlib.P
     assert isinstance(found.counts[0], Count)
 
 
-def test_records_are_read_in_chunks(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "in.tfrecord"
-    write(path, [example(n=i, s="x" * (i % 50)) for i in range(300)])
-    monkeypatch.setattr(tfrecord_file, "_CHUNK_BYTES", 61)
-    outcomes = read(ReadTFRecord(str(path), schema=SCHEMA))
-    rows = kept(outcomes)
-    assert [row["n"] for row in rows] == list(range(300))
-    assert len({row[OFFSET] for row in rows}) == 300
-    assert len(outcomes) == 1
-
-
 @settings(max_examples=25)
-@given(st.lists(st.binary(max_size=60), max_size=20), st.integers(1, 25))
-def test_records_are_those_of_tensorflow(records: list[bytes], most_rows: int) -> None:
+@given(st.lists(st.binary(max_size=60), max_size=20), st.integers(1, 25), st.integers(1, 90))
+def test_records_are_those_of_tensorflow(
+    records: list[bytes], most_rows: int, chunk_bytes: int
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "in.tfrecord"
         write(path, records)
         with path.open("rb") as file:
-            found = list(read_records(file, "in", most_rows=most_rows))
+            found = list(read_records(file, "in", most_rows, chunk_bytes=chunk_bytes))
     assert [content for part in found for content in part.contents] == records
     sizes = [16 + len(record) for record in records]
     offsets = [offset for part in found for offset in part.offsets]
