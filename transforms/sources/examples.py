@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ from skewless.schema import Feature, Schema, arrow_type, is_list
 from skewless.transforms.cells import Cells, cast_column
 from skewless.transforms.outcomes import STEP, assemble
 from skewless.transforms.rows import Outcome, Rejected, as_text, python_rows
+from skewless.transforms.sources.source import one_ahead
+from skewless.transforms.sources.tfrecord_file import Records
 
 __all__ = ["ExampleParser", "example_cells"]
 
@@ -46,12 +48,22 @@ class ExampleParser:
     def __init__(self, schema: Schema, path: str) -> None:
         self._schema = schema
         self._path = path
-        # Of the schema at first; those of the records where these are others.
+        # Of the schema at first; then those of the first records, where these have any.
         self._kinds = {feature.name: _DTYPES[feature.type] for feature in schema.feature}
+        self._looked = False
 
-    def parse(self, offsets: Sequence[int], records: Sequence[bytes]) -> Iterator[Outcome]:
-        """Yield rows, and the records that are none."""
-        for at, batch in self._decoded(records):
+    def parse(self, parts: Iterable[Records]) -> Iterator[Outcome]:
+        """Yield the rows of records, and the records that are none.
+
+        While some become rows, the next are being decoded, which takes no turn of Python's.
+        """
+        for (offsets, records), decoded in one_ahead((p, self._decode(p.contents)) for p in parts):
+            yield from self._outcomes(offsets, records, decoded)
+
+    def _outcomes(
+        self, offsets: Sequence[int], records: Sequence[bytes], decoded: Iterable[_Decoded]
+    ) -> Iterator[Outcome]:
+        for at, batch in decoded:
             places = np.asarray(offsets[at.start : at.stop])
             if batch is not None:
                 yield _typed(batch, self._schema, self._path, places)
@@ -61,19 +73,19 @@ class ExampleParser:
             kept = _typed(nothing, self._schema, self._path, places[:0]).kept
             yield Outcome(kept, [row], {"read": 1})
 
-    def _decoded(self, records: Sequence[bytes]) -> Iterator[_Decoded]:
-        for found_out in (False, True):
-            if found_out:
+    def _decode(self, records: Sequence[bytes]) -> list[_Decoded]:
+        for look in (not self._looked, True):
+            if look:
                 self._find_out_kinds(records[:_LOOKED_AT])
             try:
-                yield range(len(records)), _parse(records, self._kinds)
-                return
+                return [(range(len(records)), _parse(records, self._kinds))]
             except tf.errors.InvalidArgumentError:
                 continue
-        yield from _decode(records)
+        return list(_decode(records))
 
     def _find_out_kinds(self, records: Sequence[bytes]) -> None:
         """Learn what kinds of values the features of some records have."""
+        self._looked = True
         for _, batch in _decode(records):
             if batch is not None:
                 self._kinds.update(_kinds_of(batch, self._kinds))

@@ -71,9 +71,7 @@ class TFRecordFormat:
         """Yield the rows of a piece, at most 32,768 at once: TensorFlow is fastest with these."""
         from skewless.transforms.sources.examples import ExampleParser  # loads TensorFlow
 
-        parser = ExampleParser(schema, piece.path)
-        for offsets, records in self._records(piece):
-            yield from parser.parse(offsets, records)
+        yield from ExampleParser(schema, piece.path).parse(self._records(piece))
 
     def untyped(self, piece: Piece) -> Iterator[pa.RecordBatch]:
         """Yield the rows in the types of tf.train.Example, features of one value as cells."""

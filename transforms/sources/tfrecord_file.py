@@ -26,7 +26,7 @@ __all__ = ["Records", "open_records", "read_records"]
 _LENGTH = struct.Struct("<Q")
 # The bytes before what a record holds, its length and a checksum of that; and after it.
 _HEAD, _TAIL = 12, 4
-_CHUNK_BYTES = 8 << 20
+_CHUNK_BYTES = 4 << 20
 
 Edges = npt.NDArray[np.int64]
 
