@@ -128,7 +128,10 @@ broker.heartbeat.interval.ms=500
         millis: Sequence[int] | None = None,
         headers: Sequence[Mapping[str, bytes]] | None = None,
     ) -> None:
-        producer = confluent_kafka.Producer({"bootstrap.servers": self.servers})
+        # In order, whatever is sent again: a topic that was just made may have no leader yet.
+        producer = confluent_kafka.Producer(
+            {"bootstrap.servers": self.servers, "enable.idempotence": True}
+        )
         for i, value in enumerate(values):
             producer.produce(
                 topic,

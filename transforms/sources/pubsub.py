@@ -154,11 +154,12 @@ class ReadPubSub(Source):
         require("topic" if self.topic else "subscription", self._address, self.where)
         messages = self._receive_native(pbegin) if native else self._receive(pbegin, on_service)
         before: list[Rows] = []
+        ends = self.stop_when_idle is not None
         if self.id_attribute is not None and not on_service:
             keyed = messages | "KeyById" >> beam.Map(_with_id, self.id_attribute).with_output_types(
                 tuple[str, Any]
             )
-            before.append(_outputs(keyed | "DropRepeated" >> _tagged(_DropRepeated())))
+            before.append(_outputs(keyed | "DropRepeated" >> _tagged(_DropRepeated(ends=ends))))
             messages = before[-1].rows
         if self.timestamp_attribute is not None:
             check = _CheckTimes(self.timestamp_attribute)
@@ -248,10 +249,17 @@ def _with_id(message: Message, attribute: str) -> tuple[str, Message]:
 
 
 class _DropRepeated(beam.DoFn):  # type: ignore[misc]
-    """Keep the first message of an id, until it is forgotten."""
+    """Keep the first message of an id, until it is forgotten.
+
+    A read that ends forgets none: at its end the watermark is past every timer, and on Beam's
+    in-process runner there may be messages yet that are of an earlier time.
+    """
 
     SEEN = ReadModifyWriteStateSpec("seen", BooleanCoder())
     FORGET = TimerSpec("forget", TimeDomain.WATERMARK)
+
+    def __init__(self, ends: bool) -> None:
+        self._ends = ends
 
     def process(
         self,
@@ -266,7 +274,8 @@ class _DropRepeated(beam.DoFn):  # type: ignore[misc]
             return
         seen.write(True)
         # The watermark may be far behind the clock, or far past the times of old events.
-        forget.set(max(timestamp, Timestamp(time.time())) + _REMEMBER_SECONDS)
+        if not self._ends:
+            forget.set(max(timestamp, Timestamp(time.time())) + _REMEMBER_SECONDS)
         yield keyed[1]
 
     @on_timer(FORGET)  # type: ignore[untyped-decorator]

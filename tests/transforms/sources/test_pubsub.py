@@ -16,6 +16,7 @@ from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
 from skewless.errors import DataError, RecipeError
 from skewless.transforms.rows import FILE, OFFSET
 from skewless.transforms.sinks.pubsub import WriteRejectedToPubSub
+from skewless.transforms.sources import pubsub
 from skewless.transforms.sources.pubsub import ReadPubSub
 from skewless.transforms.sources.pubsub_reader import event_micros, make_message
 from tests.servers.pubsub import Emulator, Queue, pubsub_emulator
@@ -86,7 +87,11 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
 
 
 @pytest.mark.integration
-def test_a_backlog_is_read_and_accounted_for(emulator: Emulator, tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("bundle", [10_000, 100])
+def test_a_backlog_is_read_and_accounted_for(
+    bundle: int, emulator: Emulator, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pubsub, "_GATHER_MESSAGES", bundle)
     queue, dead, kept = Queue(), Queue(), Kept(tmp_path)
     queue.publish(*[flight(n) for n in range(500)], *POISON)
     queue.publish(*[flight(n) for n in range(0, 500, 10)], POISON[0])
