@@ -137,9 +137,10 @@ def test_the_read_goes_on_when_the_server_comes_back(
     with pubsub_emulator(tmp_path, port):
         queue = Queue("restart")
         queue.publish(*[flight(n) for n in range(200)])
-        reading = Reading(kept, queue.subscription, stop_when_idle=3)
+        # Long enough for a slow machine to publish what is to come.
+        reading = Reading(kept, queue.subscription, stop_when_idle=10)
         reading.until_rows(200)
-    time.sleep(4)
+    time.sleep(12)
     with pubsub_emulator(tmp_path, port):
         Queue("restart").publish(*[flight(n) for n in range(200, 400)])
         reading.join()
@@ -155,9 +156,14 @@ def test_a_dead_line_is_not_the_end_of_the_messages(
     queue.publish(*[flight(n) for n in range(200)])
     reading = Reading(kept, queue.subscription, stop_when_idle=2)
     reading.until_rows(200)
+    # Sent while nobody answers, they are there as soon as somebody does.
+    more = [flight(n) for n in range(200, 400)]
+    sending = threading.Thread(target=queue.publish, args=more)
     with emulator.frozen():
-        time.sleep(8)
-    queue.publish(*[flight(n) for n in range(200, 400)])
+        time.sleep(6)
+        sending.start()
+        time.sleep(2)  # no longer: a publisher would send them again
+    sending.join()
     reading.join()
     assert not reading.failed
     assert kept.numbers() == set(range(400))
@@ -201,7 +207,7 @@ def slowly(batch):
 if __name__ == "__main__":
     with beam.Pipeline("FnApiRunner") as pipeline:
         source = ReadPubSub(
-            sys.argv[1], schema=SCHEMA, stop_when_idle=12, batch_rows=50, lease_seconds=10
+            sys.argv[1], schema=SCHEMA, stop_when_idle=25, batch_rows=50, lease_seconds=10
         )
         rows = pipeline | source
         kept = Kept(pathlib.Path(sys.argv[2]))
