@@ -51,20 +51,6 @@ def install_python(name: str, *requirements: str) -> pathlib.Path:
     return folder / "bin"
 
 
-def install_jar(coordinates: str, classifier: str = "") -> pathlib.Path:
-    """Return the path of the jar `group:artifact:version`, fetched by Maven."""
-    group, artifact, version = coordinates.split(":")
-    repository = pathlib.Path.home() / ".m2" / "repository"
-    folder = repository / group.replace(".", "/") / artifact / version
-    ending = f"-{classifier}" if classifier else ""
-    path = folder / f"{artifact}-{version}{ending}.jar"
-    if not path.exists():
-        whole = f"{coordinates}:jar:{classifier}" if classifier else coordinates
-        goal = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:get"
-        _install(["mvn", "-q", "-B", goal, f"-Dartifact={whole}", "-Dtransitive=false"], artifact)
-    return path
-
-
 def install_jars(name: str, *coordinates: str) -> pathlib.Path:
     """Return a folder with the jars `group:artifact:version` and all that they need."""
     folder = FOLDER / name
