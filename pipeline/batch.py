@@ -37,6 +37,7 @@ from skewless.storage import (
     path_of,
     remove_tree,
 )
+from skewless.transforms.aggregate.aggregate import LATE
 from skewless.transforms.analyze import Analyze
 from skewless.transforms.features.columns import Label
 from skewless.transforms.features.graph import build_preprocessing_fn
@@ -204,7 +205,7 @@ def _entry(count: Count) -> tuple[tuple[str, str, str], int]:
 
 
 def _rejected_entry(row: Rejected) -> tuple[tuple[str, str, str], int]:
-    return (row.input, "rejected", row.step), 1
+    return (row.input, "late" if row.step == LATE else "rejected", row.step), 1
 
 
 def _write_rows(

@@ -46,7 +46,8 @@ class Recipe:
             of the feature that is the label.
         split: `SplitByTime` or `SplitByHash`.
         model: `Linear`, `Dnn` or `WideAndDeep`.
-        rows: Steps over rows, in order: `Require`, `Where`, `Deduplicate`, `JoinAsOf`.
+        rows: Steps over rows, in order: `Require`, `Where`, `Deduplicate`, `JoinAsOf`,
+            `Aggregate`.
         features: Feature name to column: `{"distance": numeric("distance").zscore()}`.
         preprocessing_fn: A plain tf.Transform function, instead of `features`.
         schema: The frozen schema of the rows that enter the graph: a proto, or the path of

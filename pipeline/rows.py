@@ -12,10 +12,12 @@ import apache_beam as beam
 from skewless.errors import RecipeError, no_such_column
 from skewless.pipeline.recipe import Recipe
 from skewless.schema import Schema, arrow_type, column_names, find_feature, make_schema
+from skewless.transforms.aggregate.aggregate import Aggregate, AggregateTogether
 from skewless.transforms.features.columns import Label
 from skewless.transforms.join import JoinAsOf
 from skewless.transforms.replace import ReplaceRows
 from skewless.transforms.rows import Rejected
+from skewless.transforms.shuffle import PARTITIONS
 from skewless.transforms.split import SplitByTime, Splits
 from skewless.transforms.validate import Validate
 
@@ -43,6 +45,8 @@ def with_schemas(recipe: Recipe, schemas: Mapping[str, Schema], frozen: Schema |
                 right=dataclasses.replace(step.right, schema=right),
                 on=step.on or time,
             )
+        elif isinstance(step, Aggregate) and step.at is None:
+            step = step.as_of(time)
         steps.append(step)
     source = dataclasses.replace(recipe.source, schema=schemas[recipe.source.input_name])
     split = recipe.split
@@ -130,7 +134,7 @@ class ReadRows(beam.PTransform):  # type: ignore[misc]
         rows = begin | "Read" >> source
         rows = rows | "Validate" >> Validate(self.recipe.source.schema)
         used = Counter(["Validate"])
-        for step in self.recipe.rows:
+        for step in _together(self.recipe.rows, self.recipe.source.schema):
             name = type(step).__name__
             used[name] += 1
             # Beam wants labels to differ; only a second step of a kind carries a number.
@@ -156,3 +160,34 @@ class ReadRows(beam.PTransform):  # type: ignore[misc]
                 feature.presence.min_fraction = 1.0
                 checked.append(feature)
         return make_schema(checked, domains=self.schema)
+
+
+def _together(steps: Sequence[Any], schema: Schema) -> list[Any]:
+    """Return the steps, `Aggregate`s that follow each other and have the same `at` as one.
+
+    One that takes a column of another comes after it.
+    """
+    found: list[Any] = []
+    # The schemas of the rows that enter the last of the found ones, and this step.
+    entering = schema
+    for step in steps:
+        before, after = found[-1] if found else None, step.output_schema(schema)
+        if isinstance(step, Aggregate):
+            together = isinstance(before, AggregateTogether) and before.takes(step)
+            if together and _works_on(step, entering):
+                step = AggregateTogether((*before.steps, step), before.partitions)
+                schema = entering
+                found.pop()
+            else:
+                step = AggregateTogether((step,), step.partitions or PARTITIONS)
+        found.append(step)
+        entering, schema = schema, after
+    return found
+
+
+def _works_on(step: Aggregate, schema: Schema) -> bool:
+    try:
+        step.output_schema(schema)
+    except RecipeError:
+        return False
+    return True

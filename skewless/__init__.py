@@ -18,6 +18,22 @@ if TYPE_CHECKING:
     from skewless.models.networks import Dnn, Linear, WideAndDeep
     from skewless.models.predict import Predictor
     from skewless.pipeline.recipe import Recipe, load_recipe
+    from skewless.transforms.aggregate.aggregate import Aggregate
+    from skewless.transforms.aggregate.functions import (
+        count,
+        distinct_count,
+        first,
+        last,
+        last_n,
+        max,
+        mean,
+        min,
+        ratio,
+        sum,
+        time_since_last,
+        top_k,
+        variance,
+    )
     from skewless.transforms.analyze import Analyze
     from skewless.transforms.analyze_and_transform import AnalyzeAndTransform
     from skewless.transforms.apply import ApplyTransform
@@ -66,6 +82,22 @@ _HOMES = {
     "models.networks": ("Dnn", "Linear", "WideAndDeep"),
     "models.predict": ("Predictor",),
     "pipeline.recipe": ("Recipe", "load_recipe"),
+    "transforms.aggregate.aggregate": ("Aggregate",),
+    "transforms.aggregate.functions": (
+        "count",
+        "distinct_count",
+        "first",
+        "last",
+        "last_n",
+        "max",
+        "mean",
+        "min",
+        "ratio",
+        "sum",
+        "time_since_last",
+        "top_k",
+        "variance",
+    ),
     "transforms.analyze": ("Analyze",),
     "transforms.analyze_and_transform": ("AnalyzeAndTransform",),
     "transforms.apply": ("ApplyTransform",),
@@ -112,6 +144,7 @@ _HOMES = {
 _HOME = {name: f"skewless.{home}" for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Aggregate",
     "Analyze",
     "AnalyzeAndTransform",
     "ApplyTransform",
@@ -164,17 +197,30 @@ __all__ = [
     "at_most",
     "categories",
     "category",
+    "count",
     "cross",
     "cyclic",
     "date_parts",
+    "distinct_count",
     "field",
+    "first",
     "improves",
     "infer_schema",
     "label",
+    "last",
+    "last_n",
     "load_recipe",
+    "max",
+    "mean",
+    "min",
     "numeric",
     "passthrough",
+    "ratio",
+    "sum",
     "text",
+    "time_since_last",
+    "top_k",
+    "variance",
 ]
 
 

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import re
 from collections.abc import Sequence
 
 import apache_beam as beam
 import pyarrow as pa
-import pyarrow.acero as acero
 import pyarrow.compute as pc
-from pyarrow.compute import field
 
-from skewless.errors import RecipeError, no_such_column
+from skewless.errors import RecipeError
 from skewless.schema import Schema, arrow_schema, column_names
+from skewless.transforms.expressions import evaluate_condition, field
 from skewless.transforms.rows import Outcome, Rows, each_batch
 from skewless.transforms.shuffle import check_columns
 
 __all__ = ["Require", "Where", "field", "keep_complete", "keep_where"]
-
-_NO_MATCH = re.compile(r"No match for FieldRef\.Name\((.*?)\) in ")
 
 
 def keep_complete(batch: pa.RecordBatch, columns: Sequence[str]) -> Outcome:
@@ -41,35 +37,12 @@ def keep_where(batch: pa.RecordBatch, expression: pc.Expression) -> Outcome:
         RecipeError: If the condition names a column that does not exist, compares what
             cannot be compared, or is not a condition.
     """
-    return _keep(batch, _evaluate(expression, pa.Table.from_batches([batch])))
+    return _keep(batch, evaluate_condition(expression, batch, f"Where({expression})"))
 
 
 def _keep(batch: pa.RecordBatch, mask: pa.Array) -> Outcome:
     kept = batch.filter(mask)
     return Outcome(kept, [], {"filtered": batch.num_rows - kept.num_rows})
-
-
-def _evaluate(expression: pc.Expression, rows: pa.Table) -> pa.Array:
-    """Return `expression` for each row, as booleans and nulls."""
-    plan = [
-        acero.Declaration("table_source", acero.TableSourceNodeOptions(rows)),
-        acero.Declaration("project", acero.ProjectNodeOptions([expression], ["answer"])),
-    ]
-    try:
-        # One thread: more than one may give the answers in another order.
-        answers = acero.Declaration.from_sequence(plan).to_table(use_threads=False).column(0)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
-        reason = str(error).splitlines()[0]
-        unknown = _NO_MATCH.search(reason)
-        if unknown:
-            raise no_such_column(unknown[1], rows.column_names, f"Where({expression})") from None
-        raise RecipeError(f"Where({expression}): {reason}") from None
-    if not pa.types.is_boolean(answers.type):
-        raise RecipeError(
-            f"Where({expression}): gives {answers.type}; expected a condition, "
-            'as in field("distance") > 100'
-        )
-    return answers.combine_chunks()
 
 
 def _call(columns: Sequence[str]) -> str:
@@ -145,7 +118,9 @@ class Where(beam.PTransform):  # type: ignore[misc]
 
     def output_schema(self, schema: Schema) -> Schema:
         """Return `schema`, on which the condition must have an answer."""
-        _evaluate(self.expression, arrow_schema(schema).empty_table())
+        evaluate_condition(
+            self.expression, arrow_schema(schema).empty_table(), f"Where({self.expression})"
+        )
         return schema
 
     def expand(self, batches: beam.PCollection[pa.RecordBatch]) -> Rows:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import functools
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -27,6 +26,7 @@ from skewless.schema import (
     make_feature,
     string_domain,
 )
+from skewless.transforms.durations import Duration, microseconds
 from skewless.transforms.rows import ORIGIN, Count, Outcome, Rejected, Rows, each_batch, reject_rows
 from skewless.transforms.shuffle import (
     PARTITIONS,
@@ -45,16 +45,6 @@ from skewless.transforms.shuffle import (
 __all__ = ["JoinAsOf", "latest_at"]
 
 _STEP = "JoinAsOf"
-_DURATION = re.compile(r"(\d+)\s*(us|ms|s|m|h|d|w)")
-_UNITS = {
-    "us": "microseconds",
-    "ms": "milliseconds",
-    "s": "seconds",
-    "m": "minutes",
-    "h": "hours",
-    "d": "days",
-    "w": "weeks",
-}
 
 
 def latest_at(
@@ -210,7 +200,7 @@ class JoinAsOf(beam.PTransform):  # type: ignore[misc]
     right_on: str | None = None
     columns: Sequence[str] | None = None
     prefix: str = ""
-    tolerance: str | datetime.timedelta | None = None
+    tolerance: Duration | None = None
     partitions: int | None = None
 
     def __post_init__(self) -> None:
@@ -222,7 +212,9 @@ class JoinAsOf(beam.PTransform):  # type: ignore[misc]
             raise RecipeError(f'JoinAsOf: columns="{self.columns}"; expected a list of columns')
         self.by = tuple(self.by)
         self.columns = None if self.columns is None else tuple(self.columns)
-        self.tolerance = _duration(self.tolerance)
+        if self.tolerance is not None:
+            oldest = microseconds(self.tolerance, "JoinAsOf: tolerance")
+            self.tolerance = datetime.timedelta(microseconds=oldest)
         if self.partitions is not None and self.partitions < 1:
             raise RecipeError(f"JoinAsOf: partitions={self.partitions}; expected at least 1")
 
@@ -299,13 +291,13 @@ class JoinAsOf(beam.PTransform):  # type: ignore[misc]
         if names is None:
             names = [name for name in column_names(schema) if name not in left_out]
         check_columns(names, column_names(schema), self._where("columns"))
-        oldest = _duration(self.tolerance)
+        oldest = self.tolerance
         return _Plan(
             by=tuple(self.by),
             on=self.on or right_on,
             right_on=right_on,
             added=tuple((name, self.prefix + name, _type(schema, name)) for name in names),
-            tolerance=None if oldest is None else oldest // datetime.timedelta(microseconds=1),
+            tolerance=None if oldest is None else microseconds(oldest, "tolerance"),
         )
 
 
@@ -377,19 +369,3 @@ def _joined_feature(schema: Schema, name: str, as_name: str) -> Feature:
         if is_required(feature):
             joined.annotation.MergeFrom(optional.annotation)
     return joined
-
-
-def _duration(tolerance: str | datetime.timedelta | None) -> datetime.timedelta | None:
-    given = tolerance
-    if isinstance(tolerance, str):
-        match = _DURATION.fullmatch(tolerance.strip())
-        if match:
-            tolerance = datetime.timedelta(**{_UNITS[match[2]]: int(match[1])})
-    if tolerance is None:
-        return None
-    if not isinstance(tolerance, datetime.timedelta) or tolerance < datetime.timedelta():
-        raise RecipeError(
-            f"JoinAsOf: tolerance={given!r}; expected a timedelta, or a number and one of "
-            f'{", ".join(_UNITS)}, as in "6h"'
-        )
-    return tolerance

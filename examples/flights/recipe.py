@@ -1,14 +1,47 @@
 """Will a flight land more than 15 minutes late? As known at its scheduled departure.
 
 What is known only later (dep_time, dep_delay, arr_time, air_time) is in the rows, and in no
-feature.
+feature: of other flights, once they have left, it is in the aggregates.
 """
 
 from __future__ import annotations
 
 import data
+import pyarrow as pa
+import pyarrow.compute as pc
 
 import skewless as sk
+
+def minutes_after_hour(*columns: str) -> pc.Expression:
+    """Return the time that is so many minutes after the scheduled hour."""
+    minutes = sk.field(columns[0])
+    for column in columns[1:]:
+        minutes = minutes + sk.field(column)
+    seconds = (minutes * 60).cast(pa.int64())
+    return sk.field("time_hour") + seconds.cast(pa.duration("s"))
+
+
+SCHEDULED = minutes_after_hour("minute")
+# A delay is known when the flight has left, and not before.
+DEPARTED = minutes_after_hour("minute", "dep_delay")
+WINDOWS = ("1h", "3h", "24h")
+
+
+def departures(by: str) -> sk.Aggregate:
+    """Return how many flights have left, and how late, at an airport, of a carrier, a plane."""
+    return sk.Aggregate(
+        by=[by],
+        known_at=DEPARTED,
+        at=SCHEDULED,
+        tile="5m",
+        **{
+            f"{by}_delay": sk.mean("dep_delay", over=WINDOWS),
+            f"{by}_departures": sk.count("dep_delay", over=WINDOWS),
+        },
+    )
+
+
+AGGREGATED = [departures(by) for by in ("origin", "carrier", "tailnum")]
 
 WEATHER = ("temp", "dewp", "humid", "wind_speed", "visib")
 
@@ -29,9 +62,15 @@ recipe = sk.Recipe(
             by=["origin"],
             columns=[*WEATHER, "wind_dir", "wind_gust", "precip", "pressure"],
         ),
+        *AGGREGATED,
     ],
     features={
         **{column: measured(column) for column in WEATHER},
+        **{
+            column: sk.numeric(column).impute(0.0).missing_indicator().clip(0.01, 0.99).zscore()
+            for step in AGGREGATED
+            for column in step.column_names
+        },
         "wind_gust": sk.numeric("wind_gust").impute("median").missing_indicator().zscore(),
         "pressure": sk.numeric("pressure").impute("median").missing_indicator().zscore(),
         "precip": sk.numeric("precip").impute(0.0).log1p().zscore(),

@@ -102,6 +102,8 @@ class Quantiles(Combiner):
     error: Exception | None = None
     distinct: int = _DISTINCT
 
+    most_passes = PASSES
+
     def __post_init__(self) -> None:
         if self.num_quantiles < 2:
             raise RecipeError(f"Quantiles(num_quantiles={self.num_quantiles}): ask for 2 or more")

@@ -280,3 +280,20 @@ def test_without_analyzers_the_rows_are_not_read(tmp_path, engine):
         rows = begin | beam.Create([make_rows(3)])
         rows | Analyze(SCHEMA, float32_functions, folder, str(tmp_path / "tmp"), engine=engine)
     assert len(TransformGraph(folder).outputs) == 6
+
+
+def test_quantiles_of_more_distinct_values_than_one_pass_counts(tmp_path):
+    """A second pass finds them, and the next phase waits for it."""
+    values = np.random.default_rng(5).normal(size=70_000).astype(np.float32)
+    schema = make_schema([make_feature("x", pa.float32(), required=True)])
+
+    def fn(inputs):
+        low, high = tf.unstack(tft.quantiles(inputs["x"], 3, 0.0)[0])
+        cut = tf.clip_by_value(inputs["x"], low, high)
+        return {"cut": cut, "mean": cut - tft.mean(cut)}
+
+    batches = [pa.record_batch({"x": half}) for half in np.split(values, 2)]
+    graph = TransformGraph(str(analyze(tmp_path, fn, batches, schema)))
+    cut = graph.from_rows({"x": tf.constant(values)})["cut"].numpy()
+    ordered = np.sort(values)
+    assert [cut.min(), cut.max()] == [ordered[70_000 // 3], ordered[2 * 70_000 // 3]]

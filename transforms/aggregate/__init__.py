@@ -1,0 +1,1 @@
+"""Windowed features: one definition for history, stream and serving."""

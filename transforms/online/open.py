@@ -1,0 +1,36 @@
+"""Open an online store by its address."""
+
+from __future__ import annotations
+
+import os
+
+from skewless.errors import RecipeError
+from skewless.storage import is_remote
+from skewless.transforms.online.redis import SCHEMES, RedisStore
+from skewless.transforms.online.sqlite import SqliteStore
+from skewless.transforms.online.store import OnlineStore
+
+__all__ = ["open_store"]
+
+
+def open_store(address: str | os.PathLike[str]) -> OnlineStore:
+    """Open an online store, made where there is none.
+
+    Args:
+        address: `redis://host:port/db`, with `?prefix=...` for another one than `skewless:`,
+            or the path of a SQLite file.
+
+    Raises:
+        RecipeError: If the address is neither, or Redis's client is not installed.
+        RunError: If the store cannot be opened.
+    """
+    place = os.fspath(address)
+    if place.startswith(SCHEMES):
+        return RedisStore(place)
+    if not place or is_remote(place):
+        # The rest of a URL may hold a password.
+        raise RecipeError(
+            f'Online store "{place.partition("://")[0]}": expected redis://host:port/db, or the '
+            "path of a SQLite file on this machine"
+        )
+    return SqliteStore(place)
