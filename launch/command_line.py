@@ -54,12 +54,75 @@ def make_parser() -> argparse.ArgumentParser:
     verify.add_argument(
         "--rows-only-from-run", action="store_true", help="do not read the source again"
     )
+    verify.add_argument(
+        "--stream",
+        action="store_true",
+        help="stream the events in several ways instead, and compare rows, features and tiles",
+    )
     replay = commands.add_parser("replay", help="run again with repaired rows in place")
     replay.add_argument("run", type=pathlib.Path, help="the run that rejected them")
     replay.add_argument(
         "repaired", type=pathlib.Path, help="a repaired file of rejected/, or a folder of them"
     )
+    _add_stream(commands)
     return parser
+
+
+def _add_stream(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "read events as they come, and write features"
+    stream = commands.add_parser("stream", help=text, description=text)
+    stream.add_argument("recipe", type=pathlib.Path, help="a Python file with a Recipe")
+    stream.add_argument(
+        "--source",
+        required=True,
+        help="kafka:HOST:PORT/TOPIC, pubsub:SUBSCRIPTION, or files as the recipe reads them",
+    )
+    stream.add_argument(
+        "--run",
+        type=pathlib.Path,
+        required=True,
+        help="a run, or the folder of the recipe's runs: the newest, also one that comes later",
+    )
+    stream.add_argument(
+        "--output", type=pathlib.Path, required=True, help="where examples/ and rejected/ go"
+    )
+    stream.add_argument(
+        "--to", metavar="SINK", help="send messages too: kafka:HOST:PORT/TOPIC, pubsub:TOPIC"
+    )
+    stream.add_argument(
+        "--predict", action="store_true", help="with predictions of the newest blessed model"
+    )
+    durations = {
+        "hold": ("0s", "how long rows wait for events that come later, but are of before them"),
+        "window": ("10m", "the span of time of a file of examples; 0s for none"),
+        "keep": ("1d", "how much later than the newest an event may come; else it is late"),
+        "remember": ("1d", "how long an event's id is remembered"),
+    }
+    for name, (default, told) in durations.items():
+        stream.add_argument(f"--{name}", default=default, help=f"{told} (default: {default})")
+    stream.add_argument(
+        "--watch", type=float, metavar="SECONDS", help="files: look for new ones so often"
+    )
+    stream.add_argument(
+        "--stop-when-idle", type=float, metavar="SECONDS", help="pubsub: end after such a pause"
+    )
+    backfill = commands.add_parser(
+        "backfill",
+        help="fill the online store from history",
+        description="Fill the online store with the tiles of a recipe's own source.",
+    )
+    backfill.add_argument("recipe", type=pathlib.Path, help="a Python file with a Recipe")
+    backfill.add_argument("--run", type=pathlib.Path, required=True, help="a run of the recipe")
+    backfill.add_argument(
+        "--keep", default="1d", help="how much later than the newest an event may come"
+    )
+    backfill.add_argument("--remember", default="1d", help="how long an event's id is remembered")
+    for command in (stream, backfill):
+        command.add_argument(
+            "--store",
+            required=True,
+            help="the online store: a path of a SQLite file, or redis://HOST:PORT/DB",
+        )
 
 
 def _add_stage(parser: argparse.ArgumentParser) -> None:

@@ -13,15 +13,18 @@ import absl.logging
 
 from skewless.errors import RecipeError, RunError
 from skewless.launch.display import Screen
-from skewless.launch.summary import show_comparisons, show_result
+from skewless.launch.summary import show_comparisons, show_ledger, show_result
 from skewless.pipeline.artifacts import RunPaths, digest_of, latest_run, read_manifest
+from skewless.pipeline.backfilling import backfill
 from skewless.pipeline.batch import read_rejected
 from skewless.pipeline.execution import Execution
 from skewless.pipeline.journey import STAGES, Journey, fingerprint, journey
 from skewless.pipeline.predicting import predict_lines
 from skewless.pipeline.recipe import Recipe, load_recipe
 from skewless.pipeline.rereading import verify_rows
-from skewless.pipeline.verifying import verify_features
+from skewless.pipeline.streaming import Stream, stream
+from skewless.pipeline.verifying import Comparison, verify_features
+from skewless.pipeline.verifying_stream import verify_stream
 from skewless.storage import AnyPath, files_below, path_of
 from skewless.transforms.rows import Rejected
 from skewless.transforms.sinks.rejected import read_rejected_file
@@ -84,8 +87,13 @@ def _verify(options: argparse.Namespace) -> int:
     paths = RunPaths(latest_run(path_of(options.run)))
     recipe = _recipe_of(paths)
     sizes = [_batch_size(text) for text in options.batch_sizes.split(",")]
-    found = []
+    found: list[Comparison] = []
     with Screen() as screen:
+        if options.stream:
+            with screen.working("stream"):
+                found = verify_stream(paths, recipe, execution, options.limit)
+            show_comparisons(screen.console, found)
+            return int(any(comparison.differing for comparison in found))
         if not options.rows_only_from_run:
             with screen.working("reread"):
                 found.append(verify_rows(paths, recipe, execution))
@@ -163,6 +171,45 @@ def _read_repaired(path: AnyPath, paths: RunPaths) -> tuple[Rejected, ...]:
     return tuple(sorted([*given, *(r for r in earlier if (r.file, r.offset) not in seen)]))
 
 
+def _stream(options: argparse.Namespace) -> int:
+    execution = _execution(options)
+    wanted = Stream(
+        recipe=options.recipe,
+        source=options.source,
+        runs=path_of(options.run),
+        store=options.store,
+        output=path_of(options.output),
+        sink=options.to,
+        predict=options.predict,
+        hold=options.hold,
+        window=options.window,
+        keep=options.keep,
+        remember=options.remember,
+        watch_seconds=options.watch,
+        stop_when_idle=options.stop_when_idle,
+        execution=execution,
+    )
+    with Screen() as screen, screen.working("stream"):
+        ledger = stream(wanted)
+    show_ledger(screen.console, ledger)
+    return 0
+
+
+def _backfill(options: argparse.Namespace) -> int:
+    execution = _execution(options)
+    with Screen() as screen, screen.working("backfill"):
+        tiles = backfill(
+            options.recipe,
+            path_of(options.run),
+            options.store,
+            execution,
+            keep=options.keep,
+            remember=options.remember,
+        )
+    screen.console.print(f"{tiles:,} tiles in {options.store}")
+    return 0
+
+
 def _quiet_libraries() -> None:
     """Keep libraries' notices from the screen; their errors stay."""
     for name in ("apache_beam", "tensorflow", "absl", "root"):
@@ -183,4 +230,6 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "predict": _predict,
     "verify": _verify,
     "replay": _replay,
+    "stream": _stream,
+    "backfill": _backfill,
 }

@@ -18,9 +18,9 @@ from skewless.pipeline.journey import Result
 from skewless.pipeline.ledger import DROPPED, Ledger
 from skewless.pipeline.verifying import Comparison
 
-__all__ = ["show_comparisons", "show_result"]
+__all__ = ["show_comparisons", "show_ledger", "show_result"]
 
-_KINDS = ("read", "written", "joined", *DROPPED)
+_KINDS = ("read", "written", "joined", *DROPPED, "waiting")
 # The metrics that say most, of any task; a line must fit 80 columns. All are in metrics.json.
 _METRICS = ("auc", "auc_pr", "f1", "accuracy", "calibration", "mae", "rmse", "r2")
 
@@ -37,6 +37,11 @@ def show_result(console: Console, result: Result) -> None:
     console.print(f"run   {result.paths.root}", soft_wrap=True)
     if result.metrics is not None:
         _show_next(console, result.paths)
+
+
+def show_ledger(console: Console, ledger: Ledger) -> None:
+    """Show a ledger alone."""
+    console.print(_ledger_table(ledger))
 
 
 def _table(title: str) -> Table:

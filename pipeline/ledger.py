@@ -1,4 +1,7 @@
-"""Every row is accounted for: read = written + rejected + duplicate + filtered + late."""
+"""Every row is accounted for: read = written + rejected + duplicate + filtered + late.
+
+In a stream that runs, some rows are `waiting` besides.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +64,7 @@ class Ledger:
         """
         for name in self.inputs:
             read = self.total(name, "read")
-            kinds = ("written", "joined", *DROPPED)
+            kinds = ("written", "joined", "waiting", *DROPPED)
             parts = {kind: self.total(name, kind) for kind in kinds}
             if read != sum(parts.values()):
                 listed = " + ".join(f"{rows:,} {kind}" for kind, rows in parts.items() if rows)

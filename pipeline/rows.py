@@ -21,7 +21,7 @@ from skewless.transforms.shuffle import PARTITIONS
 from skewless.transforms.split import SplitByTime, Splits
 from skewless.transforms.validate import Validate
 
-__all__ = ["ReadRows", "joined_columns", "rows_schema", "with_schemas"]
+__all__ = ["ReadRows", "joined_columns", "last_checks", "rows_schema", "with_schemas"]
 
 
 def with_schemas(recipe: Recipe, schemas: Mapping[str, Schema], frozen: Schema | None) -> Recipe:
@@ -74,13 +74,15 @@ def _refrozen(right: Schema, frozen: Schema, step: JoinAsOf) -> Schema:
 
 
 def joined_columns(recipe: Recipe, schemas: Mapping[str, Schema]) -> set[str]:
-    """Return the columns of the final rows that come from joins, given the right schemas."""
+    """Return the columns of the final rows that steps add, given the schemas of joins' right."""
     joined = set()
     for step in recipe.rows:
         if isinstance(step, JoinAsOf):
             keys = {*step.by, step.right_on or step.right.event_time}
             names = step.columns or set(column_names(schemas[step.right.input_name])) - keys
             joined |= {step.prefix + name for name in names}
+        elif isinstance(step, Aggregate):
+            joined |= set(step.column_names)
     return joined
 
 
@@ -139,7 +141,7 @@ class ReadRows(beam.PTransform):  # type: ignore[misc]
             used[name] += 1
             # Beam wants labels to differ; only a second step of a kind carries a number.
             rows = rows | (name if used[name] == 1 else f"{name}{used[name]}") >> step
-        rows = rows | "ValidateGraphInput" >> Validate(self._last_checks())
+        rows = rows | "ValidateGraphInput" >> Validate(last_checks(self.recipe, self.schema))
         split = rows.rows | "Split" >> self.recipe.split
         return Splits(
             split.train,
@@ -149,17 +151,23 @@ class ReadRows(beam.PTransform):  # type: ignore[misc]
             rows.counts + split.counts,
         )
 
-    def _last_checks(self) -> Schema:
-        """Return what joined columns and the label must hold before the graph sees them."""
-        own = set(column_names(self.recipe.source.schema))
-        checked: list[Any] = [f for f in self.schema.feature if f.name not in own]
-        if isinstance(self.recipe.label, Label):
-            for name in self.recipe.label.inputs:
-                feature = type(self.schema.feature[0])()
-                feature.CopyFrom(find_feature(self.schema, name))
-                feature.presence.min_fraction = 1.0
-                checked.append(feature)
-        return make_schema(checked, domains=self.schema)
+
+def last_checks(recipe: Recipe, schema: Schema) -> Schema:
+    """Return what joined columns and the label must hold before the graph sees them.
+
+    Args:
+        recipe: With the schemas filled in.
+        schema: What `rows_schema` returned.
+    """
+    own = set(column_names(recipe.source.schema))
+    checked: list[Any] = [f for f in schema.feature if f.name not in own]
+    if isinstance(recipe.label, Label):
+        for name in recipe.label.inputs:
+            feature = type(schema.feature[0])()
+            feature.CopyFrom(find_feature(schema, name))
+            feature.presence.min_fraction = 1.0
+            checked.append(feature)
+    return make_schema(checked, domains=schema)
 
 
 def _together(steps: Sequence[Any], schema: Schema) -> list[Any]:
@@ -171,10 +179,11 @@ def _together(steps: Sequence[Any], schema: Schema) -> list[Any]:
     # The schemas of the rows that enter the last of the found ones, and this step.
     entering = schema
     for step in steps:
-        before, after = found[-1] if found else None, step.output_schema(schema)
+        before: Any = found[-1] if found else None
+        after = step.output_schema(schema)
         if isinstance(step, Aggregate):
-            together = isinstance(before, AggregateTogether) and before.takes(step)
-            if together and _works_on(step, entering):
+            known = isinstance(before, AggregateTogether) and _works_on(step, entering)
+            if known and before.takes(step):
                 step = AggregateTogether((*before.steps, step), before.partitions)
                 schema = entering
                 found.pop()

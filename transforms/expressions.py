@@ -57,7 +57,8 @@ def evaluate_condition(
     answers = evaluate(expression, rows, where)
     if not pa.types.is_boolean(answers.type):
         raise RecipeError(
-            f'{_one_line(where)}: gives {answers.type}; expected a condition, as in field("distance") > 100'
+            f"{_one_line(where)}: gives {answers.type}; expected a condition, "
+            'as in field("distance") > 100'
         )
     return answers
 

@@ -248,6 +248,19 @@ class JoinAsOf(beam.PTransform):  # type: ignore[misc]
         rejected = self._named(right.rejected + usable.rejected, "NameRejected")
         return Rows(joined, rejected, self._named(right.counts + usable.counts, "NameCounts"))
 
+    def join_batch(self, left: pa.RecordBatch, right: pa.RecordBatch | None) -> pa.RecordBatch:
+        """Return rows with the columns added, all right rows that may match being at hand.
+
+        Args:
+            left: Rows; they come back in their order of origin.
+            right: Rows as `usable_right` gives them, or None for none.
+        """
+        return _join_partition(left, right, self._plan())
+
+    def usable_right(self, right: pa.RecordBatch) -> Outcome:
+        """Keep the right rows that have a key and a time, and of them the columns needed."""
+        return _usable(right, self._plan())
+
     def _named(self, pcolls: tuple[Any, ...], label: str) -> tuple[Any, ...]:
         """Say of which input rejected rows and counts are, where they do not say it."""
         return tuple(

@@ -35,6 +35,8 @@ _BLOCK = 2**14
 # Squares beyond 2**(+-_WIDE) might lose bits; scaled by 2**_SCALE they do not.
 _WIDE = 400
 _SCALE = 640
+# Numbers of 53 bits at these places are far from the limits of float64.
+_SHORT_BASE = 8
 # The least float64 of full precision; what is finer would be rounded twice.
 _NORMAL = 2.0**-1022
 
@@ -333,6 +335,9 @@ def _add_products(places: Places, one: ExactSums, other: ExactSums, sign: int) -
 
 def _ratios(numbers: ExactSums, counts: Ints | None = None, power: int = 1) -> Floats:
     """Return numbers / counts**power, rounded once; NaN where the count is 0."""
+    short = _short_ratios(numbers, counts, power)
+    if short is not None:
+        return short
     sizes = _sizes(numbers)
     found, exact, left = _nearest(sizes, np.zeros(len(sizes.limbs), np.bool_))
     if counts is not None:
@@ -351,6 +356,24 @@ def _ratios(numbers: ExactSums, counts: Ints | None = None, power: int = 1) -> F
         divisor = 1 if counts is None else int(counts[row]) ** power
         found[row] = ratio(size, divisor, exponent=_BITS * sizes.base)
     return np.where(numbers.limbs[:, -1] < 0, -found, found)
+
+
+def _short_ratios(numbers: ExactSums, counts: Ints | None, power: int) -> Floats | None:
+    """Return what `_ratios` does, if float64 holds all numbers and divisors and all is normal."""
+    last = numbers.limbs[:, -1]
+    bound = _INTEGERS >> (_BITS * (numbers.limbs.shape[1] - 1))
+    if bound == 0 or abs(numbers.base) > _SHORT_BASE:
+        return None
+    if last.max(initial=0) >= bound or last.min(initial=0) < -bound:
+        return None
+    found = last if numbers.limbs.shape[1] == 1 else last << _BITS | numbers.limbs[:, 0]
+    floats = np.ldexp(found.astype(np.float64), _BITS * numbers.base)
+    if counts is None:
+        return floats
+    if int(counts.max(initial=0)) ** power > _INTEGERS:
+        return None
+    # The division of two exact floats is rounded once.
+    return np.where(counts > 0, floats / np.maximum(counts, 1).astype(np.float64) ** power, np.nan)
 
 
 def _divided(sizes: ExactSums, counts: Ints, power: int) -> tuple[ExactSums, Bools]:

@@ -161,7 +161,7 @@ def tile_events(batch: pa.RecordBatch, plan: TilePlan) -> Tiles:
         batch, times = batch.filter(pa.array(counts)), times[counts]
     starts = times // plan.tile * plan.tile
     keys = tuple(key_values(batch.column(name)) for name in plan.by)
-    first, group = _grouped(keys, starts)
+    first, group = _grouped(keys, starts, plan.tile)
     parts = tuple(_part(p, batch, times, group, plan) for p in plan.partials)
     at = pa.array(first)
     return Tiles(tuple(key.take(at) for key in keys), starts[first], parts)
@@ -207,7 +207,7 @@ def concat_tiles(tables: Sequence[Tiles]) -> Tiles:
 def merge_tiles(tables: Sequence[Tiles], plan: TilePlan) -> Tiles:
     """Return the merge of all tiles, each key and start once, ordered by key and start."""
     whole = concat_tiles(tables)
-    first, group = _grouped(whole.keys, whole.starts)
+    first, group = _grouped(whole.keys, whole.starts, plan.tile)
     if group.count == len(whole.starts):
         return whole.take(first)
     parts = tuple(
@@ -219,20 +219,50 @@ def merge_tiles(tables: Sequence[Tiles], plan: TilePlan) -> Tiles:
 
 
 def _codes(keys: Sequence[pa.Array], rows: int) -> Indices:
-    return key_codes(keys) if keys else np.zeros(rows, np.int64)
+    """Number rows by their key, one key column in the order in which its values appear."""
+    if not keys:
+        return np.zeros(rows, np.int64)
+    if len(keys) > 1:
+        return key_codes(keys)
+    codes = keys[0].dictionary_encode().indices.cast(pa.int64()).fill_null(-1)
+    return np.asarray(codes.to_numpy()) + 1
 
 
-def _grouped(keys: Sequence[pa.Array], starts: Indices) -> tuple[Indices, Group]:
+def _grouped(keys: Sequence[pa.Array], starts: Indices, tile: int) -> tuple[Indices, Group]:
     """Return one row of each key and start, in their order, and which of them each row is."""
-    codes = _places(_codes(keys, len(starts)), starts)
-    _, first, of = np.unique(codes, return_index=True, return_inverse=True)
-    return first, Group(of.reshape(-1), len(first))
+    return _distinct(_places(_codes(keys, len(starts)), starts // tile))
 
 
-def _places(codes: Indices, starts: Indices) -> Indices:
-    """Return numbers that sort by code, then by start."""
-    _, ranks = np.unique(starts, return_inverse=True)
-    return codes * (int(ranks.max(initial=0)) + 1) + ranks.reshape(-1)
+def _places(codes: Indices, ticks: Indices) -> Indices:
+    """Return numbers that sort by code, then by tick."""
+    ranks = ticks - ticks.min(initial=0)
+    width = int(ranks.max(initial=0)) + 1
+    if int(codes.max(initial=0)) >= 2**62 // width:
+        # Ranks without gaps always fit.
+        ranks = _distinct(ranks)[1].of
+        width = int(ranks.max(initial=0)) + 1
+    return codes * width + ranks
+
+
+def _distinct(numbers: Indices) -> tuple[Indices, Group]:
+    """Return the first place of each number of at least 0, in their order, and who is which."""
+    order = _order(numbers)
+    found = numbers[order]
+    is_new = np.ones(len(found), np.bool_)
+    is_new[1:] = found[1:] != found[:-1]
+    of = np.empty(len(found), np.int64)
+    of[order] = np.cumsum(is_new) - 1
+    first = order[is_new]
+    return first, Group(of, len(first))
+
+
+def _order(numbers: Indices) -> Indices:
+    """Return what sorts numbers of at least 0: NumPy sorts 16 bits at a time by their digits."""
+    order = np.argsort(numbers.astype(np.uint16), kind="stable")
+    for shift in range(16, int(numbers.max(initial=0)).bit_length(), 16):
+        digits = (numbers >> shift).astype(np.uint16)
+        order = order[np.argsort(digits[order], kind="stable")]
+    return order
 
 
 def windows_at(
@@ -261,24 +291,30 @@ def windows_at(
     both = [pa.concat_arrays(sides) for sides in zip(tiles.keys, keys, strict=True)]
     codes = _codes(both, len(tiles.starts) + rows)
     ends = tiles.starts // plan.tile
-    # Tiles are sorted once more: the rows' keys have changed the numbers of theirs.
-    order = np.lexsort((ends, codes[: len(ends)]))
-    tiles, held, ends = tiles.take(order), codes[: len(ends)][order], ends[order]
+    held = codes[: len(ends)]
+    if np.any(held[1:] < held[:-1]):
+        # Of several key columns, the rows' values may have changed the order of the tiles.
+        order = np.lexsort((ends, held))
+        tiles, held, ends = tiles.take(order), held[order], ends[order]
     low = min(int(ends.min(initial=0)), int(floors.min(initial=0))) - plan.longest // plan.tile
     width = max(int(ends.max(initial=0)), int(floors.max(initial=0))) - low + 2
     # One number for key and tile, so that one sorted array answers for all keys.
     places = held * width + (ends - low)
     # Rows without a time or key ask before all tiles, where nothing is.
-    asked = np.where(known, codes[len(ends) :] * width + (floors - low), -1)
-    asked, inverse = np.unique(asked, return_inverse=True)
+    wanted = np.where(known, codes[len(ends) :] * width + (floors - low), 0)
+    first, group = _distinct(wanted)
+    asked = wanted[first]
     stops = np.searchsorted(places, asked)
+    # A key's numbers begin at code * width: no window reaches into another key's.
+    starts = {
+        over: np.searchsorted(places, asked - over // plan.tile)
+        for over in {column.over for column in plan.columns}
+    }
     merged: dict[tuple[str, int], Part] = {}
-    columns = []
-    for column in plan.columns:
-        # A key's numbers begin at code * width: no window reaches into another key's.
-        starts = np.searchsorted(places, asked - column.over // plan.tile)
-        columns.append(_column(column, plan, tiles, starts, stops, merged, inverse, at))
-    return columns
+    return [
+        _column(column, plan, tiles, starts[column.over], stops, merged, group.of, at)
+        for column in plan.columns
+    ]
 
 
 def _column(
@@ -298,9 +334,12 @@ def _column(
         key = (partial.key, column.over)
         if key not in merged:
             part = tiles.parts[places[partial.key]]
-            merged[key] = part.windows(starts, stops, partial.size).take(inverse)
+            merged[key] = part.windows(starts, stops, partial.size)
         needed.append(merged[key])
-    return column.windowed.result(needed, at)
+    if any(p.kind is Extremes and p.size == TIMES_ARE_VALUES for p in column.windowed.partials()):
+        return column.windowed.result([part.take(inverse) for part in needed], at)
+    # What does not depend on the rows' own times is finished once for all rows of a tile.
+    return column.windowed.result(needed, at[:0]).take(pa.array(inverse))
 
 
 # --- Tiles in a store -------------------------------------------------------------------

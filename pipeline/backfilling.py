@@ -1,0 +1,89 @@
+"""Fill an online store from history, so that a stream goes on from where that ends."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import tempfile
+from typing import Any
+
+import apache_beam as beam
+
+from skewless.errors import RecipeError
+from skewless.pipeline.artifacts import RunPaths, latest_run
+from skewless.pipeline.batch import typed_recipe
+from skewless.pipeline.execution import Execution
+from skewless.pipeline.live import split_steps
+from skewless.pipeline.recipe import Recipe, load_recipe
+from skewless.storage import AnyPath
+from skewless.transforms.aggregate.aggregate import LateRows
+from skewless.transforms.aggregate.backfill import WriteTiles
+from skewless.transforms.deduplicate import Deduplicate
+from skewless.transforms.durations import Duration, microseconds
+from skewless.transforms.sinks.summary import WriteSummary
+from skewless.transforms.validate import Validate
+
+__all__ = ["backfill"]
+
+
+def backfill(
+    recipe: pathlib.Path,
+    runs: AnyPath,
+    store: str,
+    execution: Execution,
+    *,
+    keep: Duration = "1d",
+    remember: Duration = "1d",
+) -> int:
+    """Write the tiles of a recipe's source, and the ids of its newest events.
+
+    An event that is in the source and comes in the stream too counts once, where the recipe
+    has `Deduplicate` and the event is no older than `remember`.
+
+    Args:
+        recipe: The recipe's file.
+        runs: A run of it, or a folder of runs, for the schemas.
+        store: The address of a new online store.
+        execution: The runner.
+        keep: How much longer than its windows need a tile is kept.
+        remember: How long ids are remembered.
+
+    Returns:
+        How many tiles were written.
+
+    Raises:
+        SkewlessError: If the recipe, the input or the store is wrong.
+    """
+    typed, _ = typed_recipe(load_recipe(recipe), RunPaths(latest_run(runs)))
+    before, aggregates, _ = split_steps(typed)
+    if not aggregates:
+        raise RecipeError(f"{recipe}: the recipe has no Aggregate; there is nothing to backfill")
+    by = next((tuple(step.by) for step in before if isinstance(step, Deduplicate)), ())
+    write = WriteTiles(
+        [step.plan for step in aggregates],
+        store,
+        microseconds(keep, "keep"),
+        by,
+        microseconds(remember, "remember"),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(pathlib.Path(folder) / "tiles.json")
+        execution.run(_Backfill(typed, before, write, path))
+        return sum(json.loads(pathlib.Path(path).read_text()))
+
+
+@dataclasses.dataclass(eq=False)
+class _Backfill(beam.PTransform):  # type: ignore[misc]
+    recipe: Recipe
+    before: list[Any]
+    write: WriteTiles
+    path: str
+
+    def expand(self, begin: beam.pvalue.PBegin) -> Any:
+        rows = begin | "Read" >> self.recipe.source
+        rows = rows | "Validate" >> Validate(self.recipe.source.schema)
+        for number, step in enumerate(self.before):
+            rows = rows | f"{type(step).__name__}{number}" >> step
+        rows = rows | "LateRows" >> LateRows(self.write.plans)
+        return rows.rows | "WriteTiles" >> self.write | WriteSummary(self.path)

@@ -1,0 +1,215 @@
+"""A recipe as a stream: its steps over micro-batches, with the graph of the newest run."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import apache_beam as beam
+import numpy.typing as npt
+import pyarrow as pa
+
+from skewless import progress
+from skewless.errors import RecipeError, RunError
+from skewless.models.predict import Predictor
+from skewless.pipeline.artifacts import RunPaths, read_manifest
+from skewless.pipeline.batch import typed_recipe
+from skewless.pipeline.execution import Execution
+from skewless.pipeline.recipe import Recipe
+from skewless.pipeline.rows import last_checks
+from skewless.storage import AnyPath, RemotePath, local_copy, path_of
+from skewless.transforms.aggregate.aggregate import Aggregate
+from skewless.transforms.durations import Duration, microseconds
+from skewless.transforms.join import JoinAsOf
+from skewless.transforms.live.microbatches import LiveRows
+from skewless.transforms.live.outputs import Graph
+from skewless.transforms.live.steps import DropRepeated, LiveStep, live_step
+from skewless.transforms.rows import each_batch
+
+__all__ = ["NewestRun", "graph_of", "live_rows", "predict_rows", "split_steps"]
+
+_LOOK_SECONDS = 5.0
+
+
+def split_steps(recipe: Recipe) -> tuple[list[Any], list[Aggregate], list[Any]]:
+    """Return a recipe's steps before its aggregates, these, and those after them.
+
+    Raises:
+        RecipeError: If a stream cannot do them: aggregates that do not follow each other,
+            or as of different times.
+    """
+    steps = list(recipe.rows)
+    at = [i for i, step in enumerate(steps) if isinstance(step, Aggregate)]
+    if not at:
+        return steps, [], []
+    aggregates = [step for step in steps[at[0] : at[-1] + 1] if isinstance(step, Aggregate)]
+    if len(aggregates) != at[-1] - at[0] + 1:
+        raise RecipeError(
+            "Recipe(rows=...): in a stream all Aggregates follow each other; move the steps "
+            "between them before or after"
+        )
+    if len({str(step.at) for step in aggregates}) > 1:
+        raise RecipeError("Recipe(rows=...): in a stream all Aggregates have the same at=")
+    return steps[: at[0]], aggregates, steps[at[-1] + 1 :]
+
+
+def live_rows(
+    recipe: Recipe,
+    run: AnyPath,
+    state: pathlib.Path,
+    execution: Execution,
+    *,
+    hold: Duration = "0s",
+    window: Duration = "0s",
+    keep: Duration | None = "1d",
+    remember: Duration = "1d",
+) -> LiveRows:
+    """Return how micro-batches become rows of a recipe, as in one of its runs.
+
+    Args:
+        recipe: The recipe.
+        run: A run of it, whose schemas hold.
+        state: A folder of this machine for the right sides of joins.
+        execution: Where those are read.
+        hold: As in `LiveRows`.
+        window: As in `LiveRows`.
+        keep: As in `LiveRows`.
+        remember: As in `LiveRows`.
+    """
+    typed, schema = typed_recipe(recipe, RunPaths(run))
+    before, aggregates, after = split_steps(typed)
+    steps = [_live(step, state, execution) for step in before]
+    if not any(isinstance(step, DropRepeated) for step in steps):
+        # Without key columns a message that comes again is known by where it came from.
+        steps.insert(0, DropRepeated())
+    return LiveRows(
+        typed.source.raw_schema(),
+        tuple(steps),
+        tuple(step.plan for step in aggregates),
+        aggregates[0].at if aggregates else None,
+        tuple(_live(step, state, execution) for step in after),
+        last_checks(typed, schema),
+        microseconds(hold, "hold"),
+        microseconds(window, "window"),
+        None if keep is None else microseconds(keep, "keep"),
+        microseconds(remember, "remember"),
+    )
+
+
+def _live(step: Any, state: pathlib.Path, execution: Execution) -> LiveStep:
+    if not isinstance(step, JoinAsOf):
+        return live_step(step)
+    path = state / f"{step.right.input_name}.arrow"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    execution.run(_WriteRight(step, str(path)))
+    return live_step(step, str(path))
+
+
+@dataclasses.dataclass(eq=False)
+class _WriteRight(beam.PTransform):  # type: ignore[misc]
+    """Write the right rows that can be joined to one file."""
+
+    step: JoinAsOf
+    path: str
+
+    def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[None]:
+        rows = begin | "Right" >> self.step.right
+        usable = each_batch(rows.rows, self.step.usable_right, "UsableRight")
+        listed = usable.rows | "ToList" >> beam.combiners.ToList()
+        return listed | "Write" >> beam.Map(_write_ipc, self.path)
+
+
+def _write_ipc(batches: Sequence[pa.RecordBatch], path: str) -> None:
+    if not batches:
+        raise RunError(f"{path}: the right side of a join has no rows; check its source")
+    file = pathlib.Path(path)
+    partial = file.with_suffix(".partial")
+    with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, batches[0].schema) as writer:
+        writer.write_table(pa.Table.from_batches(batches).combine_chunks())
+    partial.replace(file)
+
+
+# --- Versions ---------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class NewestRun:
+    """The newest finished run below a folder; looked for again every few seconds.
+
+    Args:
+        folder: A run, or a folder of runs.
+        columns: The columns that rows will have; a run that needs others is left aside.
+        with_model: Whether it must have a model that was blessed.
+    """
+
+    folder: str
+    columns: tuple[str, ...]
+    with_model: bool = False
+    _found: str = ""
+    _looked: float = -_LOOK_SECONDS
+
+    def __call__(self) -> str:
+        """Return the run's path.
+
+        Raises:
+            RunError: If there is none yet.
+        """
+        if time.monotonic() - self._looked >= _LOOK_SECONDS:
+            self._looked = time.monotonic()
+            self._found = self._look()
+        return self._found
+
+    def _look(self) -> str:
+        root, found = path_of(self.folder), []
+        for path in [root / "manifest.json", *root.glob("*/manifest.json")]:
+            if not path.exists():
+                continue
+            stages = read_manifest(path.parent).get("stages", {})
+            if self._is_ready(stages) and self._fits(path.parent, stages):
+                when = path.modified() if isinstance(path, RemotePath) else path.stat().st_mtime
+                found.append((when, str(path.parent)))
+        if not found and not self._found:
+            raise RunError(
+                f"{self.folder}: there is no finished run whose columns are those of the stream; "
+                "run the recipe first"
+            )
+        return max(found)[1] if found else self._found
+
+    def _is_ready(self, stages: Mapping[str, Any]) -> bool:
+        """Say whether a run has what is needed; a model that was not blessed is no model."""
+        if not self.with_model:
+            return "examples" in stages
+        evaluated = stages.get("evaluate", {}).get("result", {})
+        return bool(evaluated.get("blessing", {}).get("blessed"))
+
+    def _fits(self, run: AnyPath, stages: Mapping[str, Any]) -> bool:
+        inputs = stages.get("analyze", {}).get("result", {}).get("inputs", [])
+        if set(inputs) <= set(self.columns):
+            return True
+        progress.note(f"{run} needs columns that the stream has not; it is left aside")
+        return False
+
+
+def _graph_path(run: str) -> str:
+    return str(RunPaths(path_of(run)).transform_graph)
+
+
+def graph_of(newest: NewestRun) -> Graph:
+    """Return the transform graph of the newest run, as rows are let go."""
+    return Graph(newest, _graph_path)
+
+
+_models: dict[str, Predictor] = {}
+
+
+def predict_rows(run: str, rows: pa.RecordBatch) -> Mapping[str, npt.NDArray[Any]]:
+    """Return the predictions of a run's newest model, loaded once a process."""
+    if run not in _models:
+        with local_copy(RunPaths(path_of(run)).newest_model()) as model:
+            _models[run] = Predictor(str(model))
+        while len(_models) > 2:
+            del _models[next(iter(_models))]
+    return _models[run].predict(rows)

@@ -1,0 +1,213 @@
+"""A recipe over a stream: events in, features and predictions out, without an end."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import apache_beam as beam
+
+from skewless.errors import RecipeError
+from skewless.pipeline.artifacts import latest_run
+from skewless.pipeline.execution import Execution
+from skewless.pipeline.ledger import Ledger
+from skewless.pipeline.live import NewestRun, graph_of, live_rows, predict_rows
+from skewless.pipeline.recipe import Recipe, load_recipe
+from skewless.schema import column_names
+from skewless.storage import AnyPath
+from skewless.transforms.durations import Duration
+from skewless.transforms.live.microbatches import LiveRows, MicroBatches, Released, read_counts
+from skewless.transforms.live.process import CommitRows, Outputs, WriteReleased
+from skewless.transforms.online.open import open_store
+from skewless.transforms.rows import Rows
+from skewless.transforms.sinks.kafka import WriteKafka
+from skewless.transforms.sinks.pubsub import WritePubSub
+from skewless.transforms.sources.files import FileSource
+from skewless.transforms.sources.kafka import ReadKafka
+from skewless.transforms.sources.pubsub import ReadPubSub
+from skewless.transforms.sources.source import Source
+
+__all__ = ["Stream", "stream", "stream_ledger", "stream_sink", "stream_source"]
+
+_ALL_TIME = "100000d"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """What `stream` is to do.
+
+    Args:
+        recipe: The recipe's file.
+        source: Where events come from: `kafka:HOST:PORT/TOPIC`, `pubsub:SUBSCRIPTION`, or
+            files of the kind that the recipe reads: a path or glob.
+        runs: A run, or the folder of the recipe's runs: the newest finished one is used, and
+            a newer one as soon as it is there.
+        store: The address of the online store.
+        output: Where `examples/` and `rejected/` go, and what the stream needs of its own.
+        sink: Where messages go: `kafka:HOST:PORT/TOPIC` or `pubsub:TOPIC`; None for nowhere.
+        predict: Whether predictions of the newest blessed model go with them.
+        hold: How long rows wait for events of before them.
+        window: The span of time of one file of examples.
+        keep: How much later than the newest an event may come. None: whenever.
+        remember: How long ids are remembered.
+        watch_seconds: Files: how often to look for new ones; None reads those there are.
+        stop_when_idle: Pub/Sub: end when there was no message for so many seconds.
+        execution: The runner.
+    """
+
+    recipe: pathlib.Path
+    source: str
+    runs: AnyPath
+    store: str
+    output: AnyPath
+    sink: str | None = None
+    predict: bool = False
+    hold: Duration = "0s"
+    window: Duration = "0s"
+    keep: Duration | None = "1d"
+    remember: Duration = "1d"
+    watch_seconds: float | None = None
+    stop_when_idle: float | None = None
+    execution: Execution = dataclasses.field(default_factory=Execution)
+
+
+def stream(wanted: Stream) -> Ledger:
+    """Read events, commit them in micro-batches, and write what becomes of them.
+
+    It ends when its source does, which Kafka never does, and Pub/Sub and files only when
+    asked. It may be killed at any time: the same call goes on where it was.
+
+    Returns:
+        The ledger of all that the store has seen, checked.
+
+    Raises:
+        SkewlessError: If the recipe, the source or the store is wrong.
+    """
+    recipe = load_recipe(wanted.recipe)
+    source = stream_source(wanted, recipe)
+    # Files that are there are in no order of time: all of them are read, then all rows go.
+    ends = isinstance(source, FileSource) and source.watch_seconds is None
+    keep, hold = (None, _ALL_TIME) if ends else (wanted.keep, wanted.hold)
+    state = pathlib.Path(str(wanted.output)) / "state"
+    live = live_rows(
+        recipe,
+        latest_run(wanted.runs),
+        state,
+        wanted.execution,
+        hold=hold,
+        window=wanted.window,
+        keep=keep,
+        remember=wanted.remember,
+    )
+    source = dataclasses.replace(source, schema=live.schema)
+    graph = graph_of(NewestRun(str(wanted.runs), _columns(live), wanted.predict))
+    outputs = Outputs(
+        graph,
+        str(wanted.output),
+        live.at,
+        live.window,
+        predict_rows if wanted.predict else None,
+        None if wanted.sink is None else stream_sink(wanted.sink),
+    )
+    store = open_store(wanted.store)
+    try:
+        batches = MicroBatches(live, store, graph)
+        _drain(batches, batches.outbox(), outputs, wanted.execution)
+        wanted.execution.run(_Stream(source, live, wanted.store, outputs))
+        # What the last bundle has written is in the outbox still; to write it twice is no harm.
+        _drain(batches, batches.outbox(), outputs, wanted.execution)
+        while (released := batches.commit(None, all_waiting=True)) is not None:
+            _drain(batches, [released], outputs, wanted.execution)
+        return stream_ledger(read_counts(store), recipe.source.input_name)
+    finally:
+        store.close()
+
+
+def stream_ledger(counts: dict[tuple[str, str], int], name: str) -> Ledger:
+    """Return the counts of a store as a ledger, checked."""
+    ledger = Ledger.of((name, kind, step, n) for (kind, step), n in counts.items())
+    ledger.check()
+    return ledger
+
+
+def _columns(live: LiveRows) -> tuple[str, ...]:
+    """Return the columns that rows have in the end."""
+    added = [column.name for plan in live.plans for column in plan.columns]
+    return (*column_names(live.schema), *added, *column_names(live.last))
+
+
+def _drain(
+    batches: MicroBatches, released: Sequence[Released], outputs: Outputs, execution: Execution
+) -> None:
+    """Write what was let go and may not have been written, then say that it is."""
+    if released:
+        execution.run(_Drain(tuple(released), outputs))
+        batches.commit(None, (), [one.number for one in released])
+
+
+@dataclasses.dataclass(eq=False)
+class _Drain(beam.PTransform):  # type: ignore[misc]
+    released: tuple[Released, ...]
+    outputs: Outputs
+
+    def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[int]:
+        return begin | "Outbox" >> beam.Create(self.released) | WriteReleased(self.outputs)
+
+
+@dataclasses.dataclass(eq=False)
+class _Stream(beam.PTransform):  # type: ignore[misc]
+    source: Source
+    live: LiveRows
+    store: str
+    outputs: Outputs
+
+    def expand(self, begin: beam.pvalue.PBegin) -> None:
+        read = begin | "Read" >> self.source
+        rows = read if isinstance(read, Rows) else Rows(read)
+        commit = CommitRows(self.live, self.store, self.outputs.graph)
+        for number, released in enumerate(commit.expand(rows)):
+            _ = released | f"Write{number}" >> WriteReleased(self.outputs)
+
+
+def stream_source(wanted: Stream, recipe: Recipe) -> Source:
+    """Return the source that `--source` names, with the columns of the recipe's own.
+
+    Raises:
+        RecipeError: If it names none.
+    """
+    own, text = recipe.source, wanted.source
+    given: dict[str, Any] = {"event_time": own.event_time, "name": own.input_name}
+    if text.startswith("kafka:"):
+        servers, _, topic = text.removeprefix("kafka:").rpartition("/")
+        if not servers or not topic:
+            raise RecipeError(f'--source "{text}": expected kafka:HOST:PORT/TOPIC')
+        group = f"skewless-{recipe.name}"
+        return ReadKafka(topic, bootstrap_servers=servers, group=group, start="committed", **given)
+    if text.startswith("pubsub:"):
+        subscription = text.removeprefix("pubsub:")
+        return ReadPubSub(subscription, stop_when_idle=wanted.stop_when_idle, **given)
+    if not isinstance(own, FileSource):
+        raise RecipeError(
+            f'--source "{text}": the recipe reads no files; expected kafka:HOST:PORT/TOPIC or '
+            "pubsub:projects/PROJECT/subscriptions/SUBSCRIPTION"
+        )
+    return dataclasses.replace(own, pattern=text, watch_seconds=wanted.watch_seconds)
+
+
+def stream_sink(text: str) -> beam.PTransform:
+    """Return the PTransform over messages that `--to` names.
+
+    Raises:
+        RecipeError: If it names none.
+    """
+    if text.startswith("kafka:"):
+        servers, _, topic = text.removeprefix("kafka:").rpartition("/")
+        if servers and topic:
+            return WriteKafka(topic, bootstrap_servers=servers, headers=["_id", "_version"])
+    if text.startswith("pubsub:"):
+        return WritePubSub(text.removeprefix("pubsub:"), attributes=["_id", "_version"])
+    raise RecipeError(
+        f'--to "{text}": expected kafka:HOST:PORT/TOPIC or pubsub:projects/PROJECT/topics/TOPIC'
+    )

@@ -1,0 +1,190 @@
+"""WriteTiles: fill an online store with the tiles of history, for a stream to go on from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+
+from skewless.errors import RunError
+from skewless.transforms.aggregate.online import check_plans, put_tiles
+from skewless.transforms.aggregate.tiles import (
+    TilePlan,
+    Tiles,
+    entities,
+    event_times,
+    merge_tiles,
+    tile_events,
+)
+from skewless.transforms.online.open import open_store
+from skewless.transforms.shuffle import PARTITIONS, key_values, partition_batch
+
+__all__ = ["WriteTiles"]
+
+_PROGRESS = "progress"
+
+
+@dataclasses.dataclass(eq=False)
+class WriteTiles(beam.PTransform):  # type: ignore[misc]
+    """Write the tiles that windows from the newest event on may need, and the newest ids.
+
+    Tiles are written whole, so that a backfill that was killed is simply done again.
+
+    Args:
+        plans: The aggregates.
+        store: The address of an online store that no stream has written to.
+        keep: How much longer than its windows need a tile is kept, in microseconds.
+        by: The columns that make an event's id, as in `Deduplicate`; none for no ids.
+        remember: How long ids are remembered, in microseconds of event time.
+
+    Returns:
+        A PCollection of how many tiles were written, part by part.
+
+    Raises:
+        RunError: If a stream has written to the store, or it holds other aggregates.
+    """
+
+    plans: Sequence[TilePlan]
+    store: str
+    keep: int
+    by: tuple[str, ...]
+    remember: int
+
+    def expand(self, batches: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[int]:
+        """Find the newest times, then write tiles and ids, then how far it has come."""
+        plans = tuple(self.plans)
+        newest = beam.pvalue.AsSingleton(
+            batches
+            | "NewestOfBatch" >> beam.Map(_newest_of, plans)
+            | "Newest" >> beam.CombineGlobally(_newest)
+        )
+        checked = beam.pvalue.AsSingleton(
+            batches.pipeline
+            | "Store" >> beam.Create([self.store])
+            | "CheckStore" >> beam.Map(_check_store, plans)
+        )
+        tiles = (
+            batches
+            | "TileEvents" >> beam.FlatMap(_tile, plans)
+            | "GroupTiles" >> beam.GroupByKey()
+            | "PutTiles" >> beam.Map(_put, plans, self.store, self.keep, newest, checked)
+        )
+        done = [tiles]
+        if self.by:
+            ids = batches | "ListIds" >> beam.FlatMap(_ids, plans, self.by)
+            grouped = ids | "GroupIds" >> beam.GroupByKey()
+            put = beam.Map(_remember, self.store, self.remember, newest, checked)
+            done.append(grouped | "PutIds" >> put)
+        written = done | "All" >> beam.Flatten() | "Written" >> beam.CombineGlobally(sum)
+        return written | "SetProgress" >> beam.Map(_set_progress, self.store, newest)
+
+
+def _newest_of(batch: pa.RecordBatch, plans: Sequence[TilePlan]) -> dict[str, int]:
+    """Return the newest time of each plan's events."""
+    found = {}
+    for plan in plans:
+        times, known = event_times(batch, plan)
+        if known.any():
+            found[plan.name] = int(times[known].max())
+    return found
+
+
+def _newest(several: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for one in several:
+        for name, time in one.items():
+            found[name] = max(found.get(name, time), time)
+    return found
+
+
+def _check_store(address: str, plans: Sequence[TilePlan]) -> str:
+    store = open_store(address)
+    try:
+        if store.notes("sequence"):
+            raise RunError(
+                f"{address}: a stream has written to this store; backfill one that is new"
+            )
+        note = check_plans(store, plans)
+        if note is not None:
+            with store.transaction() as change:
+                change.set_note("plans", note)
+    finally:
+        store.close()
+    return address
+
+
+def _tile(
+    batch: pa.RecordBatch, plans: Sequence[TilePlan]
+) -> Iterator[tuple[tuple[int, int], pa.RecordBatch]]:
+    """Yield the tiles of a batch by plan and part; equal keys are in one part."""
+    for number, plan in enumerate(plans):
+        tiles = tile_events(batch, plan).to_arrow()
+        keys = [f"k{i}" for i in range(len(plan.by))]
+        parts = partition_batch(tiles, keys, PARTITIONS) if keys else iter([(0, tiles)])
+        for part, rows in parts:
+            yield (number, part), rows
+
+
+def _put(
+    part: tuple[tuple[int, int], Iterable[pa.RecordBatch]],
+    plans: Sequence[TilePlan],
+    address: str,
+    keep: int,
+    newest: Mapping[str, int],
+    _: str,
+) -> int:
+    plan = plans[part[0][0]]
+    tiles = merge_tiles([Tiles.from_arrow(table, plan) for table in part[1]], plan)
+    oldest = min(newest.values()) - plan.longest - keep
+    tiles = tiles.take(np.flatnonzero(tiles.starts >= oldest // plan.tile * plan.tile))
+    store = open_store(address)
+    try:
+        with store.transaction() as change:
+            put_tiles(change, tiles, plan)
+    finally:
+        store.close()
+    return len(tiles.starts)
+
+
+def _ids(
+    batch: pa.RecordBatch, plans: Sequence[TilePlan], by: Sequence[str]
+) -> Iterator[tuple[int, list[tuple[bytes, int]]]]:
+    """Yield the ids of a batch's events and when each was known, in one of a few parts."""
+    times, known = event_times(batch, plans[0])
+    found = entities([key_values(batch.column(name)) for name in by], batch.num_rows)
+    pairs = zip(found, times.tolist(), known.tolist(), strict=True)
+    kept = [(one, time) for one, time, is_known in pairs if is_known]
+    for part in range(PARTITIONS):
+        yield part, kept[part::PARTITIONS]
+
+
+def _remember(
+    part: tuple[int, Iterable[list[tuple[bytes, int]]]],
+    address: str,
+    remember: int,
+    newest: Mapping[str, int],
+    _: str,
+) -> int:
+    oldest = min(newest.values())
+    kept = [(one, time) for ids in part[1] for one, time in ids if time + remember >= oldest]
+    store = open_store(address)
+    try:
+        with store.transaction() as change:
+            change.unseen([one for one, _ in kept], [time + remember for _, time in kept])
+    finally:
+        store.close()
+    return 0
+
+
+def _set_progress(tiles: int, address: str, newest: Mapping[str, int]) -> int:
+    store = open_store(address)
+    try:
+        with store.transaction() as change:
+            change.set_note(_PROGRESS, json.dumps(dict(newest)).encode())
+    finally:
+        store.close()
+    return tiles

@@ -1,0 +1,251 @@
+"""Tiles in an online store: events are merged into them, and windows are read from them."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+
+from skewless.errors import RecipeError, RunError
+from skewless.schema import Schema, arrow_schema
+from skewless.transforms.aggregate.aggregate import Aggregate
+from skewless.transforms.aggregate.kinds import as_type
+from skewless.transforms.aggregate.tiles import (
+    TilePlan,
+    Tiles,
+    entities,
+    merge_tiles,
+    pack_tiles,
+    tile_events,
+    unpack_tiles,
+    windows_at,
+)
+from skewless.transforms.online.store import OnlineStore, Reader, Tile, Transaction, Wanted
+from skewless.transforms.shuffle import check_columns, key_values
+
+__all__ = [
+    "OnlineFeatures",
+    "OnlineTiles",
+    "check_plans",
+    "merge_events",
+    "put_tiles",
+    "read_windows",
+]
+
+_PLANS = "plans"
+
+# All of time, in whole tiles of any length that a store can hold.
+_FIRST, _LAST = -(2**53), 2**53
+
+Now: TypeAlias = "int | datetime.datetime | Any"
+
+
+def check_plans(store: Reader, plans: Sequence[TilePlan]) -> bytes | None:
+    """Return the note to write where the store holds no tiles yet; None where they fit.
+
+    Raises:
+        RunError: If the store holds tiles of other aggregates.
+    """
+    told = {
+        plan.name: hashlib.sha256(
+            json.dumps([list(plan.by), plan.tile, [p.key for p in plan.partials]]).encode()
+        ).hexdigest()
+        for plan in plans
+    }
+    held = store.notes(_PLANS).get(_PLANS)
+    if held is None:
+        return json.dumps(told).encode()
+    other = sorted(name for name, digest in told.items() if json.loads(held).get(name) != digest)
+    if other:
+        raise RunError(
+            f'the store holds no tiles of Aggregate "{other[0]}" as the recipe has it; name '
+            "another store and backfill it, or bring the old recipe back"
+        )
+    return None
+
+
+def merge_events(store: Transaction, batch: pa.RecordBatch, plans: Sequence[TilePlan]) -> None:
+    """Merge events into their tiles, whole tiles at a time."""
+    for plan in plans:
+        tiles = tile_events(batch, plan)
+        found = entities(tiles.keys, len(tiles.starts))
+        starts = tiles.starts.tolist()
+        held = store.tiles([(plan.name, *one) for one in zip(found, starts, strict=True)])
+        at = [i for i, value in enumerate(held) if value is not None]
+        if at:
+            before = unpack_tiles(
+                [value for value in held if value is not None],
+                [found[i] for i in at],
+                [starts[i] for i in at],
+                plan,
+                _key_types(plan, tiles.keys),
+            )
+            tiles = merge_tiles([tiles, before], plan)
+        put_tiles(store, tiles, plan)
+
+
+def put_tiles(store: Transaction, tiles: Tiles, plan: TilePlan) -> None:
+    """Write tiles, over those that are there."""
+    found = entities(tiles.keys, len(tiles.starts))
+    rows = zip(found, tiles.starts.tolist(), pack_tiles(tiles), strict=True)
+    store.put(Tile(plan.name, *row) for row in rows)
+
+
+def _key_types(plan: TilePlan, keys: Sequence[pa.Array]) -> dict[str, pa.DataType]:
+    return {name: key.type for name, key in zip(plan.by, keys, strict=True)}
+
+
+def read_windows(
+    store: Reader, batch: pa.RecordBatch, times: pa.Array, plans: Sequence[TilePlan]
+) -> list[pa.Array]:
+    """Return the plans' columns for rows, from the tiles in a store, in one round trip.
+
+    Args:
+        store: The store.
+        batch: Rows with the key columns.
+        times: As of when each row is to know, int64 microseconds since 1970; [rows].
+        plans: The plans; their columns come one after the other.
+    """
+    at = times.fill_null(0).to_numpy(zero_copy_only=False)
+    wanted: list[Wanted] = []
+    asked = []
+    for plan in plans:
+        keys = [key_values(batch.column(name)) for name in plan.by]
+        ranges = _ranges(entities(keys, batch.num_rows), at // plan.tile * plan.tile, plan)
+        asked.append((plan, keys, ranges))
+        wanted += ranges
+    found = iter(store.read(wanted))
+    columns = []
+    for plan, keys, ranges in asked:
+        held = [(one.entity, *tile) for one in ranges for tile in next(found)]
+        tiles = unpack_tiles(
+            [value for _, _, value in held],
+            [entity for entity, _, _ in held],
+            [start for _, start, _ in held],
+            plan,
+            _key_types(plan, keys),
+        )
+        columns += windows_at(tiles, keys, times, plan)
+    return columns
+
+
+def _ranges(found: Sequence[bytes], floors: Any, plan: TilePlan) -> list[Wanted]:
+    """Return for each entity the tiles of all its rows' windows."""
+    first: dict[bytes, int] = {}
+    last: dict[bytes, int] = {}
+    for entity, floor in zip(found, floors.tolist(), strict=True):
+        first[entity] = min(first.get(entity, floor), floor)
+        last[entity] = max(last.get(entity, floor), floor)
+    return [
+        Wanted(plan.name, entity, first[entity] - plan.longest, last[entity]) for entity in first
+    ]
+
+
+class OnlineFeatures:
+    """The aggregates of a recipe as of now, read from an online store.
+
+    Windows are read by the clock of who asks: those of a key that has gone quiet run empty
+    without any new event.
+
+    Args:
+        store: What a stream or a backfill writes to.
+        steps: The recipe's `Aggregate`s.
+        schema: The schema of the events, which says of which types keys and values are.
+
+    Raises:
+        RunError: If the store holds tiles of other aggregates.
+    """
+
+    def __init__(self, store: OnlineStore, steps: Sequence[Aggregate], schema: Schema) -> None:
+        self._store = store
+        self._plans = [step.plan for step in steps]
+        self._types = arrow_schema(schema)
+        if not self._plans:
+            raise RecipeError("OnlineFeatures: there is no Aggregate; give the recipe one")
+        check_plans(store, self._plans)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The key columns of all aggregates."""
+        return tuple(dict.fromkeys(name for plan in self._plans for name in plan.by))
+
+    def features_at(self, keys: pa.RecordBatch | Mapping[str, Any], now: Now) -> pa.RecordBatch:
+        """Return the aggregates of keys as of a moment, in one round trip.
+
+        Args:
+            keys: The key columns, of n rows; others are ignored.
+            now: When: microseconds since 1970, a datetime with a zone, or n of the first.
+
+        Returns:
+            The columns that the recipe's `Aggregate`s add, of n rows.
+
+        Raises:
+            RecipeError: If a key column is missing.
+            RunError: If the store does not answer.
+        """
+        names = keys.schema.names if isinstance(keys, pa.RecordBatch) else list(keys)
+        check_columns(self.keys, names, "features_at(keys=...)")
+        batch = pa.RecordBatch.from_arrays(
+            [_typed(keys[name], self._types.field(name).type) for name in self.keys],
+            names=list(self.keys),
+        )
+        times = now if isinstance(now, pa.Array) else pa.array(np.full(len(batch), _micros(now)))
+        columns = read_windows(self._store, batch, times, self._plans)
+        named = [column for plan in self._plans for column in plan.columns]
+        typed = [
+            as_type(values, column.windowed.result_type(self._types))
+            for column, values in zip(named, columns, strict=True)
+        ]
+        return pa.RecordBatch.from_arrays(typed, names=[column.name for column in named])
+
+
+def _typed(values: Any, type_: pa.DataType) -> pa.Array:
+    return values.cast(type_) if isinstance(values, pa.Array) else pa.array(values, type_)
+
+
+def _micros(now: int | datetime.datetime) -> int:
+    if isinstance(now, int):
+        return now
+    if now.tzinfo is None:
+        raise RecipeError(f"features_at(now={now!r}): expected a datetime with a zone")
+    epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+    return (now - epoch) // datetime.timedelta(microseconds=1)
+
+
+class OnlineTiles:
+    """The tiles of a store beside those that batch makes.
+
+    Args:
+        store: The store.
+    """
+
+    def __init__(self, store: Reader) -> None:
+        self._store = store
+
+    def differing(self, made: Tiles, plan: TilePlan) -> tuple[int, int]:
+        """Return how many tiles differ in any byte, or are on one side only; and how many are.
+
+        Args:
+            made: All tiles of the plan, as batch makes them.
+            plan: Their plan.
+        """
+        found = entities(made.keys, len(made.starts))
+        packed = pack_tiles(made)
+        expected = {
+            (entity, start): value
+            for entity, start, value in zip(found, made.starts.tolist(), packed, strict=True)
+        }
+        distinct = list(dict.fromkeys(found))
+        held = self._store.read([Wanted(plan.name, entity, _FIRST, _LAST) for entity in distinct])
+        stored = {
+            (entity, start): value
+            for entity, tiles in zip(distinct, held, strict=True)
+            for start, value in tiles
+        }
+        both = expected.keys() | stored.keys()
+        return sum(expected.get(key) != stored.get(key) for key in both), len(both)

@@ -1,0 +1,401 @@
+"""Micro-batches: what each one changes is one transaction of the online store.
+
+A transaction holds everything that a micro-batch does: which events were new, their tiles,
+the rows that wait, those that are let go, and the counts of the ledger. So a process may die
+at any moment: a message that comes again is known by its id, and what was let go but not yet
+written is still in the outbox.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from skewless.schema import Schema
+from skewless.transforms.aggregate.aggregate import LATE, add_columns, late_rows
+from skewless.transforms.aggregate.online import check_plans, merge_events, read_windows
+from skewless.transforms.aggregate.tiles import TilePlan, Time, event_times, times_of
+from skewless.transforms.live.steps import LiveStep
+from skewless.transforms.online.store import OnlineStore, Transaction
+from skewless.transforms.rows import Outcome, Rejected, reject_rows
+from skewless.transforms.shuffle import concat
+from skewless.transforms.sinks.rejected import rejected_from_json, rejected_to_json
+from skewless.transforms.validate import validate_rows
+
+__all__ = ["LiveRows", "MicroBatches", "Released", "read_counts"]
+
+_COUNTS = "counts"
+_SEQUENCE = "sequence"
+_PROGRESS = "progress"
+_WAITING = "waiting/"
+_OUTBOX = "outbox/"
+
+_DUES = "dues"
+
+_MOST_ROWS = 50_000
+
+# Numbers are padded, so that their text sorts as they do.
+_DIGITS = 20
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LiveRows:
+    """How micro-batches become rows with features of their past.
+
+    Args:
+        schema: The raw columns of an event.
+        before: The steps before the aggregates.
+        plans: The aggregates, all of one `at`; may be none.
+        at: As of when a row is to know.
+        after: The steps after the aggregates.
+        last: What must hold before the graph sees a row.
+        hold: How long rows wait, in microseconds of the stream's own time, for events of
+            before them that come after them.
+        window: Rows are let go together in windows of this length of their own time; 0 lets
+            each go by itself.
+        keep: How much longer than its windows need a tile is kept, in microseconds: so much
+            later than the newest may an event or a row come. None keeps all.
+        remember: How long the id of an event is remembered, in microseconds of event time.
+    """
+
+    schema: Schema
+    before: tuple[LiveStep, ...]
+    plans: tuple[TilePlan, ...]
+    at: Time | None
+    after: tuple[LiveStep, ...]
+    last: Schema
+    hold: int = 0
+    window: int = 0
+    keep: int | None = None
+    remember: int = 86_400_000_000
+
+
+class Released(NamedTuple):
+    """Rows that were let go, with all columns, and rows that were rejected.
+
+    Attributes:
+        number: Of the transaction; what is written for it is written under this number.
+        rows: The rows, or None.
+        rejected: The rejected rows.
+        version: Of the graph that took them.
+        features: What that made of them; not kept in the store, and None after a restart.
+    """
+
+    number: int
+    rows: pa.RecordBatch | None
+    rejected: tuple[Rejected, ...]
+    version: str = ""
+    features: pa.RecordBatch | None = None
+
+    def to_bytes(self) -> bytes:
+        """Return it as bytes."""
+        lines = json.dumps([self.version, *map(rejected_to_json, self.rejected)]).encode()
+        rows = b"" if self.rows is None else _to_ipc(self.rows)
+        return len(lines).to_bytes(8, "little") + lines + rows
+
+    @classmethod
+    def from_bytes(cls, number: int, data: bytes) -> Released:
+        """Return what `to_bytes` was called on."""
+        end = 8 + int.from_bytes(data[:8], "little")
+        version, *lines = json.loads(data[8:end])
+        rows = _from_ipc(data[end:]) if len(data) > end else None
+        return cls(number, rows, tuple(map(rejected_from_json, lines)), version)
+
+
+class Accepted(NamedTuple):
+    """What the transform graph made of rows.
+
+    Attributes:
+        rows: The rows that it takes.
+        features: What it made of them, row by row.
+        rejected: The others.
+        version: What tells which graph it was.
+    """
+
+    rows: pa.RecordBatch
+    features: pa.RecordBatch
+    rejected: list[Rejected]
+    version: str
+
+
+Accept = Callable[[pa.RecordBatch], Accepted]
+
+
+class MicroBatches:
+    """Commits micro-batches to a store.
+
+    Args:
+        rows: How rows are made.
+        store: The store.
+        accept: Says which rows the transform graph takes; by default all.
+
+    Raises:
+        RunError: If the store holds tiles of other aggregates.
+    """
+
+    def __init__(self, rows: LiveRows, store: OnlineStore, accept: Accept | None = None) -> None:
+        self._rows, self._store, self._accept = rows, store, accept
+        if rows.plans:
+            plans = check_plans(store, rows.plans)
+            if plans is not None:
+                with store.transaction() as change:
+                    change.set_note("plans", plans)
+
+    def commit(
+        self,
+        batch: pa.RecordBatch | None,
+        rejected: Sequence[Rejected] = (),
+        written: Sequence[int] = (),
+        *,
+        all_waiting: bool = False,
+    ) -> Released | None:
+        """Commit a micro-batch.
+
+        Args:
+            batch: Events, parsed.
+            rejected: Messages that did not parse.
+            written: The numbers of those let go before that have been written since.
+            all_waiting: Let rows go whatever they wait for, 50,000 or so at a time: there
+                will be no more events of before them.
+
+        Returns:
+            What was let go and is to be written now; it stays in the outbox until a later
+            call says that it is written. None for nothing.
+        """
+        with self._store.transaction() as change:
+            for number in written:
+                change.set_note(f"{_OUTBOX}{number:0{_DIGITS}d}", None)
+            made = _Commit(self._rows, change, self._accept)
+            if rejected:
+                made.reject(rejected)
+            if batch is not None and batch.num_rows:
+                made.add(batch)
+            return made.release(all_waiting)
+
+    def outbox(self) -> list[Released]:
+        """Return what was let go and may not be written yet, in order."""
+        notes = self._store.notes(_OUTBOX)
+        return [
+            Released.from_bytes(int(name.removeprefix(_OUTBOX)), data)
+            for name, data in sorted(notes.items())
+        ]
+
+
+def read_counts(store: OnlineStore) -> dict[tuple[str, str], int]:
+    """Return the counts of all micro-batches by kind and step; what waits is `waiting`."""
+    held = json.loads(store.notes(_COUNTS).get(_COUNTS, b"[]"))
+    return {(kind, step): n for kind, step, n in held}
+
+
+class _Commit:
+    """One micro-batch in its transaction."""
+
+    def __init__(self, rows: LiveRows, change: Transaction, accept: Accept | None) -> None:
+        self._rows, self._change, self._accept = rows, change, accept
+        held = change.notes(_COUNTS).get(_COUNTS, b"[]")
+        self._counts = Counter({(kind, step): n for kind, step, n in json.loads(held)})
+        self._progress: dict[str, int] = json.loads(change.notes(_PROGRESS).get(_PROGRESS, b"{}"))
+        self._rejected: list[Rejected] = []
+        self._number = int(change.notes(_SEQUENCE).get(_SEQUENCE, b"0")) + 1
+        self._version, self._features = "", None
+        self._dues: set[int] = set(json.loads(change.notes(_DUES).get(_DUES, b"[]")))
+        self._until = round(time.time() * 1e6) + rows.remember
+
+    def reject(self, rejected: Sequence[Rejected]) -> None:
+        """Take messages that did not parse; one that comes again is a duplicate."""
+        ids = [f"!{row.file}#{row.offset}#{row.step}".encode() for row in rejected]
+        # Their event time is not known: they are remembered as if they were of now.
+        new = self._change.unseen(ids, [self._until] * len(ids))
+        self._count("read", "Read", len(ids))
+        self._count("duplicate", "Read", len(ids) - sum(new))
+        self._take([row for row, one in zip(rejected, new, strict=True) if one])
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Take events."""
+        rows = self._rows
+        self._count("read", "Read", batch.num_rows)
+        batch = self._after("Validate", validate_rows(batch, rows.schema))
+        until = self._remember_until(batch)
+        for step in rows.before:
+            batch = self._after(step.name, step(batch, self._change, until))
+        if rows.plans and batch.num_rows:
+            batch = self._aggregate(batch)
+        if batch.num_rows:
+            self._wait(batch)
+
+    def release(self, all_waiting: bool) -> Released | None:
+        """Let rows go whose time has come, and write down what has changed."""
+        due = self._due(all_waiting)
+        batch = concat(due) if due else None
+        if batch is not None:
+            self._count("waiting", "", -batch.num_rows)
+            batch = self._finish(batch)
+        self._expire()
+        released = None
+        if batch is not None or self._rejected:
+            rejected = tuple(self._rejected)
+            released = Released(self._number, batch, rejected, self._version, self._features)
+            name = f"{_OUTBOX}{self._number:0{_DIGITS}d}"
+            self._change.set_note(name, released.to_bytes())
+        self._change.set_note(_SEQUENCE, str(self._number).encode())
+        counts = sorted((kind, step, n) for (kind, step), n in self._counts.items() if n)
+        self._change.set_note(_COUNTS, json.dumps(counts).encode())
+        self._change.set_note(_DUES, json.dumps(sorted(self._dues)).encode())
+        self._change.set_note(_PROGRESS, json.dumps(self._progress).encode())
+        return released
+
+    def _after(self, step: str, outcome: Outcome) -> pa.RecordBatch:
+        for kind, n in outcome.counts.items():
+            if kind in ("duplicate", "filtered"):
+                self._count(kind, step, n)
+        self._take(outcome.rejected)
+        return outcome.kept
+
+    def _take(self, rejected: Sequence[Rejected]) -> None:
+        self._rejected += rejected
+        for row in rejected:
+            self._count("late" if row.step == LATE else "rejected", row.step, 1)
+
+    def _count(self, kind: str, step: str, n: int) -> None:
+        self._counts[kind, step] += n
+
+    # --- Time ---------------------------------------------------------------------------
+
+    def _now(self) -> int | None:
+        """Return how far the stream has come: the least of what the aggregates have seen."""
+        return min(self._progress.values()) if self._progress else None
+
+    def _newest(self, batch: pa.RecordBatch) -> dict[str, int]:
+        """Return how far each aggregate has come with a batch; a time to come is as now."""
+        found = dict(self._progress)
+        for plan in self._rows.plans:
+            times, known = event_times(batch, plan)
+            if known.any():
+                newest = min(int(times[known].max()), round(time.time() * 1e6))
+                found[plan.name] = max(found.get(plan.name, newest), newest)
+        return found
+
+    def _remember_until(self, batch: pa.RecordBatch) -> int:
+        """Return until when the ids of a batch are remembered; without a time it is by now."""
+        newest = self._newest(batch)
+        return min(newest.values()) + self._rows.remember if newest else self._until
+
+    def _times(self, batch: pa.RecordBatch) -> pa.Array:
+        assert self._rows.at is not None
+        return times_of(self._rows.at, batch, "at=")
+
+    def _aggregate(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Merge the events that are in time into their tiles."""
+        batch, late = late_rows(batch, self._rows.plans)
+        self._take(late)
+        batch = self._in_time(batch)
+        merge_events(self._change, batch, self._rows.plans)
+        self._progress = self._newest(batch)
+        return batch
+
+    def _in_time(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Reject the rows whose tiles, or whose windows' tiles, have been forgotten."""
+        now = self._now()
+        if self._rows.keep is None or now is None:
+            return batch
+        ready = np.ones(batch.num_rows, np.bool_)
+        asked = self._times(batch).fill_null(now).to_numpy(zero_copy_only=False)
+        for plan in self._rows.plans:
+            oldest = self._oldest(plan, now)
+            times, known = event_times(batch, plan)
+            ready &= ~known | (times // plan.tile * plan.tile >= oldest)
+            ready &= asked // plan.tile * plan.tile - plan.longest >= oldest
+        if not ready.all():
+            reason = "came after the tiles of its time had been forgotten"
+            self._take(reject_rows(batch.filter(pa.array(~ready)), LATE, "", reason))
+            batch = batch.filter(pa.array(ready))
+        return batch
+
+    def _oldest(self, plan: TilePlan, now: int) -> int:
+        assert self._rows.keep is not None
+        oldest = now - plan.longest - self._rows.hold - self._rows.window - self._rows.keep
+        return oldest // plan.tile * plan.tile
+
+    def _expire(self) -> None:
+        """Forget tiles that no row can ask for any more, and ids."""
+        now = self._now()
+        if now is None:
+            self._change.expire({}, round(time.time() * 1e6) if not self._rows.plans else 0)
+            return
+        starts = {}
+        if self._rows.keep is not None:
+            starts = {plan.name: self._oldest(plan, now) for plan in self._rows.plans}
+        self._change.expire(starts, now)
+
+    # --- Waiting ------------------------------------------------------------------------
+
+    def _wait(self, batch: pa.RecordBatch) -> None:
+        """Put rows aside until the stream has come past their time, or their window."""
+        rows = self._rows
+        self._count("waiting", "", batch.num_rows)
+        due = np.zeros(batch.num_rows, np.int64)
+        if rows.plans and (rows.hold or rows.window):
+            # Rows that are let go at about the same time wait together.
+            step = rows.window or min(plan.tile for plan in rows.plans)
+            times = self._times(batch)
+            at = times.fill_null(0).to_numpy(zero_copy_only=False)
+            ends = (at // step + 1) * step + rows.hold
+            due = np.where(times.is_valid().to_numpy(zero_copy_only=False), ends, 0)
+        for one in np.unique(due).tolist():
+            name = f"{_WAITING}{one}/{self._number}"
+            self._change.set_note(name, _to_ipc(batch.filter(pa.array(due == one))))
+            self._dues.add(one)
+
+    def _due(self, all_waiting: bool) -> list[pa.RecordBatch]:
+        """Take back the rows whose time has come."""
+        now = self._now() or 0
+        found: list[pa.RecordBatch] = []
+        for due in sorted(self._dues):
+            # At the end so many may wait that they go in several transactions.
+            full = sum(batch.num_rows for batch in found) >= _MOST_ROWS
+            if full if all_waiting else due > now:
+                break
+            self._dues.discard(due)
+            held = self._change.notes(f"{_WAITING}{due}/")
+            for name in sorted(held, key=_number_of):
+                self._change.set_note(name, None)
+                found.append(_from_ipc(held[name]))
+        return found
+
+    def _finish(self, batch: pa.RecordBatch) -> pa.RecordBatch | None:
+        """Add the aggregates, do the steps after them, and ask the graph."""
+        rows = self._rows
+        if rows.plans:
+            columns = read_windows(self._change, batch, self._times(batch), rows.plans)
+            batch = add_columns(batch, rows.plans, columns)
+        for step in rows.after:
+            batch = self._after(step.name, step(batch, self._change, self._until))
+        batch = self._after("Validate", validate_rows(batch, rows.last))
+        if self._accept is not None and batch.num_rows:
+            batch, self._features, rejected, self._version = self._accept(batch)
+            self._take(rejected)
+        self._count("written", "", batch.num_rows)
+        return batch if batch.num_rows else None
+
+
+def _number_of(name: str) -> int:
+    return int(name.rpartition("/")[2])
+
+
+def _to_ipc(batch: pa.RecordBatch) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return bytes(sink.getvalue())
+
+
+def _from_ipc(data: bytes) -> pa.RecordBatch:
+    with pa.ipc.open_stream(data) as reader:
+        return reader.read_next_batch()
