@@ -343,7 +343,7 @@ class _Commit:
         due = np.zeros(batch.num_rows, np.int64)
         if rows.plans and (rows.hold or rows.window):
             # Rows that are let go at about the same time wait together.
-            step = rows.window or min(plan.tile for plan in rows.plans)
+            step = rows.window or max(rows.hold, *(plan.tile for plan in rows.plans))
             times = self._times(batch)
             at = times.fill_null(0).to_numpy(zero_copy_only=False)
             ends = (at // step + 1) * step + rows.hold

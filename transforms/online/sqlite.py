@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import os
 import pathlib
 import sqlite3
@@ -179,6 +181,10 @@ def _is_busy(error: Exception) -> bool:
     return code & 0xFF == sqlite3.SQLITE_BUSY
 
 
+def _has_prefix(prefix: str, note: tuple[str, bytes]) -> bool:
+    return note[0].startswith(prefix)
+
+
 class SqliteTransaction:
     """A transaction on a SQLite file."""
 
@@ -191,8 +197,11 @@ class SqliteTransaction:
 
     def notes(self, prefix: str = "") -> dict[str, bytes]:
         """Return the notes whose names begin with `prefix`."""
-        rows = self._connection.execute("SELECT name, value FROM notes WHERE name >= ?", (prefix,))
-        return {name: value for name, value in rows if name.startswith(prefix)}
+        # Of a prefix, the names stand together.
+        rows = self._connection.execute(
+            "SELECT name, value FROM notes WHERE name >= ? ORDER BY name", (prefix,)
+        )
+        return dict(itertools.takewhile(functools.partial(_has_prefix, prefix), rows))
 
     def unseen(self, ids: Sequence[bytes], until: Sequence[int]) -> list[bool]:
         """Say which ids are new, and remember those: see `Transaction`."""
