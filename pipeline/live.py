@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
@@ -15,21 +16,23 @@ import pyarrow as pa
 from skewless import progress
 from skewless.errors import RecipeError, RunError
 from skewless.models.predict import Predictor
-from skewless.pipeline.artifacts import RunPaths, read_manifest
+from skewless.pipeline.artifacts import RunPaths, latest_run, read_manifest
 from skewless.pipeline.batch import typed_recipe
 from skewless.pipeline.execution import Execution
-from skewless.pipeline.recipe import Recipe
+from skewless.pipeline.recipe import Recipe, load_recipe
 from skewless.pipeline.rows import last_checks
 from skewless.storage import AnyPath, RemotePath, local_copy, path_of
 from skewless.transforms.aggregate.aggregate import Aggregate
+from skewless.transforms.aggregate.online import OnlineFeatures
 from skewless.transforms.durations import Duration, microseconds
 from skewless.transforms.join import JoinAsOf
 from skewless.transforms.live.microbatches import LiveRows
 from skewless.transforms.live.outputs import Graph
 from skewless.transforms.live.steps import DropRepeated, LiveStep, live_step
+from skewless.transforms.online.open import open_store
 from skewless.transforms.rows import each_batch
 
-__all__ = ["NewestRun", "graph_of", "live_rows", "predict_rows", "split_steps"]
+__all__ = ["NewestRun", "graph_of", "live_rows", "online_features", "predict_rows", "split_steps"]
 
 _LOOK_SECONDS = 5.0
 
@@ -130,6 +133,28 @@ def _write_ipc(batches: Sequence[pa.RecordBatch], path: str) -> None:
     with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, batches[0].schema) as writer:
         writer.write_table(pa.Table.from_batches(batches).combine_chunks())
     partial.replace(file)
+
+
+def online_features(run: str | os.PathLike[str], store: str) -> OnlineFeatures:
+    """Return the windowed features of a run's recipe, as an online store holds them.
+
+    Args:
+        run: A run, or the folder of a recipe's runs: the newest.
+        store: The address of the store that a stream or a backfill of the recipe writes to:
+            the path of a SQLite file, or `redis://HOST:PORT/DB`.
+
+    Raises:
+        RecipeError: If the recipe has no `Aggregate`.
+        RunError: If there is no run, or the store holds tiles of other aggregates.
+    """
+    root = latest_run(path_of(run))
+    recipe = load_recipe(read_manifest(root)["recipe"]["file"])
+    typed, _ = typed_recipe(recipe, RunPaths(root))
+    before, aggregates, _ = split_steps(typed)
+    schema = typed.source.raw_schema()
+    for step in before:
+        schema = step.output_schema(schema)
+    return OnlineFeatures(open_store(store), aggregates, schema)
 
 
 # --- Versions ---------------------------------------------------------------------------

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from skewless.errors import DataError, RecipeError, RunError, SkewlessError
     from skewless.models.networks import Dnn, Linear, WideAndDeep
     from skewless.models.predict import Predictor
+    from skewless.pipeline.live import online_features
     from skewless.pipeline.recipe import Recipe, load_recipe
     from skewless.transforms.aggregate.aggregate import Aggregate
     from skewless.transforms.aggregate.functions import (
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         top_k,
         variance,
     )
+    from skewless.transforms.aggregate.online import OnlineFeatures
     from skewless.transforms.analyze import Analyze
     from skewless.transforms.analyze_and_transform import AnalyzeAndTransform
     from skewless.transforms.apply import ApplyTransform
@@ -81,6 +83,7 @@ _HOMES = {
     "errors": ("DataError", "RecipeError", "RunError", "SkewlessError"),
     "models.networks": ("Dnn", "Linear", "WideAndDeep"),
     "models.predict": ("Predictor",),
+    "pipeline.live": ("online_features",),
     "pipeline.recipe": ("Recipe", "load_recipe"),
     "transforms.aggregate.aggregate": ("Aggregate",),
     "transforms.aggregate.functions": (
@@ -98,6 +101,7 @@ _HOMES = {
         "top_k",
         "variance",
     ),
+    "transforms.aggregate.online": ("OnlineFeatures",),
     "transforms.analyze": ("Analyze",),
     "transforms.analyze_and_transform": ("AnalyzeAndTransform",),
     "transforms.apply": ("ApplyTransform",),
@@ -158,6 +162,7 @@ __all__ = [
     "JoinAsOf",
     "Linear",
     "LinkHeader",
+    "OnlineFeatures",
     "PageNumber",
     "Predict",
     "Predictor",
@@ -214,6 +219,7 @@ __all__ = [
     "mean",
     "min",
     "numeric",
+    "online_features",
     "passthrough",
     "ratio",
     "sum",
