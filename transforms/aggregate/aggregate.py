@@ -6,7 +6,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -237,7 +237,7 @@ def _check_distinct(names: Sequence[str], known: Iterable[str], where: str) -> N
 _SPAN = 4
 _BATCH_ROWS = 65_536
 # So many plans are worked on at once.
-_THREADS = 1
+_THREADS = 2
 # A part's rows that ask; what has another number counts for so many of the first plans.
 _ROWS = 0
 
@@ -452,21 +452,32 @@ class _AddColumns(beam.DoFn):  # type: ignore[misc]
         if _ROWS not in sent:
             return
         rows = concat(sent.pop(_ROWS))
-        rows = rows.take(pa.array(row_order(rows)))
+        order = row_order(rows)
+        if np.any(order[1:] < order[:-1]):
+            rows = rows.take(pa.array(order))
         times = times_of(self._at, rows, "Aggregate at=")
-
-        def columns_of(number: int) -> list[pa.Array]:
-            plan = self._plans[number]
-            counting = [batch for n, found in sent.items() if n > number for batch in found]
-            tiles = tile_events(_events_of([rows, *counting], plan), plan)
-            return windows_at(tiles, [key_values(rows.column(by)) for by in plan.by], times, plan)
-
         # NumPy and Arrow let go of the interpreter while they sort and search.
         with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-            columns = [c for found in pool.map(columns_of, range(len(self._plans))) for c in found]
+            found = pool.map(
+                lambda number: self._columns(number, rows, times, sent), range(len(self._plans))
+            )
+            columns = [column for each in found for column in each]
         whole = add_columns(rows, self._plans, columns)
         for start in range(0, whole.num_rows, _BATCH_ROWS):
             yield whole.slice(start, _BATCH_ROWS)
+
+    def _columns(
+        self,
+        number: int,
+        rows: pa.RecordBatch,
+        times: pa.Array,
+        sent: Mapping[int, Sequence[pa.RecordBatch]],
+    ) -> list[pa.Array]:
+        """Return the columns of one plan, whose events are the rows and those sent for it."""
+        plan = self._plans[number]
+        counting = [batch for n, batches in sent.items() if n > number for batch in batches]
+        tiles = tile_events(_events_of([rows, *counting], plan), plan)
+        return windows_at(tiles, [key_values(rows.column(by)) for by in plan.by], times, plan)
 
 
 def _events_of(batches: Sequence[pa.RecordBatch], plan: TilePlan) -> pa.RecordBatch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import apache_beam as beam
@@ -26,6 +27,7 @@ from skewless.transforms.shuffle import PARTITIONS, key_values, partition_batch
 __all__ = ["WriteTiles"]
 
 _PROGRESS = "progress"
+_FORGOTTEN = "forgotten"
 
 
 @dataclasses.dataclass(eq=False)
@@ -80,25 +82,33 @@ class WriteTiles(beam.PTransform):  # type: ignore[misc]
             put = beam.Map(_remember, self.store, self.remember, newest, checked)
             done.append(grouped | "PutIds" >> put)
         written = done | "All" >> beam.Flatten() | "Written" >> beam.CombineGlobally(sum)
-        return written | "SetProgress" >> beam.Map(_set_progress, self.store, newest)
+        return written | "SetProgress" >> beam.Map(
+            _set_progress, plans, self.store, self.keep, newest
+        )
 
 
 def _newest_of(batch: pa.RecordBatch, plans: Sequence[TilePlan]) -> dict[str, int]:
-    """Return the newest time of each plan's events."""
+    """Return the newest time of each plan's events; one to come is as now, as in a stream."""
     found = {}
+    now = round(time.time() * 1e6)
     for plan in plans:
         times, known = event_times(batch, plan)
         if known.any():
-            found[plan.name] = int(times[known].max())
+            found[plan.name] = min(int(times[known].max()), now)
     return found
 
 
 def _newest(several: Iterable[Mapping[str, int]]) -> dict[str, int]:
     found: dict[str, int] = {}
     for one in several:
-        for name, time in one.items():
-            found[name] = max(found.get(name, time), time)
+        for name, newest in one.items():
+            found[name] = max(found.get(name, newest), newest)
     return found
+
+
+def _oldest(newest: Mapping[str, int], plan: TilePlan, keep: int) -> int:
+    """Return where the first tile begins that is written."""
+    return (min(newest.values()) - plan.longest - keep) // plan.tile * plan.tile
 
 
 def _check_store(address: str, plans: Sequence[TilePlan]) -> str:
@@ -139,8 +149,8 @@ def _put(
 ) -> int:
     plan = plans[part[0][0]]
     tiles = merge_tiles([Tiles.from_arrow(table, plan) for table in part[1]], plan)
-    oldest = min(newest.values()) - plan.longest - keep
-    tiles = tiles.take(np.flatnonzero(tiles.starts >= oldest // plan.tile * plan.tile))
+    if len(tiles.starts):
+        tiles = tiles.take(np.flatnonzero(tiles.starts >= _oldest(newest, plan, keep)))
     store = open_store(address)
     try:
         with store.transaction() as change:
@@ -152,39 +162,47 @@ def _put(
 
 def _ids(
     batch: pa.RecordBatch, plans: Sequence[TilePlan], by: Sequence[str]
-) -> Iterator[tuple[int, list[tuple[bytes, int]]]]:
+) -> Iterator[tuple[int, list[tuple[bytes, int | None]]]]:
     """Yield the ids of a batch's events and when each was known, in one of a few parts."""
-    times, known = event_times(batch, plans[0])
+    # Whichever keys an event has, some aggregate may count it.
+    times, known = event_times(batch, dataclasses.replace(plans[0], by=()))
     found = entities([key_values(batch.column(name)) for name in by], batch.num_rows)
-    pairs = zip(found, times.tolist(), known.tolist(), strict=True)
-    kept = [(one, time) for one, time, is_known in pairs if is_known]
+    rows = zip(found, times.tolist(), known.tolist(), strict=True)
+    ids = [(one, at if is_known else None) for one, at, is_known in rows]
     for part in range(PARTITIONS):
-        yield part, kept[part::PARTITIONS]
+        yield part, ids[part::PARTITIONS]
 
 
 def _remember(
-    part: tuple[int, Iterable[list[tuple[bytes, int]]]],
+    part: tuple[int, Iterable[list[tuple[bytes, int | None]]]],
     address: str,
     remember: int,
     newest: Mapping[str, int],
     _: str,
 ) -> int:
-    oldest = min(newest.values())
-    kept = [(one, time) for ids in part[1] for one, time in ids if time + remember >= oldest]
+    oldest = min(newest.values(), default=0)
+    # One without a time is as of the newest.
+    found = [(one, oldest if at is None else at) for ids in part[1] for one, at in ids]
+    kept = [(one, at) for one, at in found if at + remember >= oldest]
     store = open_store(address)
     try:
         with store.transaction() as change:
-            change.unseen([one for one, _ in kept], [time + remember for _, time in kept])
+            change.unseen([one for one, _ in kept], [at + remember for _, at in kept])
     finally:
         store.close()
     return 0
 
 
-def _set_progress(tiles: int, address: str, newest: Mapping[str, int]) -> int:
+def _set_progress(
+    tiles: int, plans: Sequence[TilePlan], address: str, keep: int, newest: Mapping[str, int]
+) -> int:
+    forgotten = {plan.name: _oldest(newest, plan, keep) for plan in plans if newest}
     store = open_store(address)
     try:
         with store.transaction() as change:
             change.set_note(_PROGRESS, json.dumps(dict(newest)).encode())
+            # A stream whose rows wait, say, must not ask for tiles that are not written.
+            change.set_note(_FORGOTTEN, json.dumps(forgotten).encode())
     finally:
         store.close()
     return tiles

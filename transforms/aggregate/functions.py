@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pickle
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -64,7 +65,7 @@ class Partial:
     where: pc.Expression | None
     size: int
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """What tells it from the other parts of a tile."""
         # The text of a condition leaves out the middle of a long list.
@@ -91,8 +92,9 @@ class Statistic:
         over = self.over[0] if len(self.over) == 1 else list(self.over)
         return f"{self.name}({column}over={over!r})"
 
+    @functools.cached_property
     def partials(self) -> tuple[Partial, ...]:
-        """Return the parts of tiles that it is computed from."""
+        """The parts of tiles that it is computed from."""
         kinds = KINDS[self.name].parts
         return tuple(
             Partial(kind, self.column, self.where, self.size or size) for kind, size in kinds
@@ -140,13 +142,14 @@ class Ratio:
         """Whether each window has a column of its own."""
         return self.numerator.labelled
 
+    @functools.cached_property
     def partials(self) -> tuple[Partial, ...]:
-        """Return the parts of tiles that it is computed from."""
-        return self.numerator.partials() + self.denominator.partials()
+        """The parts of tiles that it is computed from."""
+        return self.numerator.partials + self.denominator.partials
 
     def result(self, parts: Sequence[Part], times: Indices) -> pa.Array:
         """Return the values of windows, given their merged parts and the rows' times."""
-        split = len(self.numerator.partials())
+        split = len(self.numerator.partials)
         above = floats(self.numerator.result(parts[:split], times))
         below = floats(self.denominator.result(parts[split:], times))
         known = (below != 0) & ~np.isnan(above) & ~np.isnan(below)
@@ -182,7 +185,10 @@ def count(
 
 
 def sum(column: str, *, over: Over, where: pc.Expression | None = None) -> Statistic:
-    """Add up the values of a column, exactly; 0 where there is none."""
+    """Add up the values of a column, exactly; 0 where there is none.
+
+    A sum beyond the range of float32 is missing.
+    """
     return _statistic("sum", column, over, where)
 
 

@@ -192,6 +192,16 @@ class ExactSums(NamedTuple):
         """
         return _carried([limbs[stop] - limbs[start] for limbs in self.limbs.T], self.base)
 
+    def windows(self, starts: Ints, stops: Ints) -> ExactSums:
+        """Return the sums of the numbers [start, stop) of each window."""
+        columns = []
+        for limbs in self.limbs.T:
+            # At most 2**31 numbers below 2**32 fit without a carry.
+            running = np.zeros(len(limbs) + 1, np.int64)
+            np.cumsum(limbs, out=running[1:])
+            columns.append(running[stops] - running[starts])
+        return _carried(columns, self.base)
+
     def to_float64(self) -> Floats:
         """Return each number rounded once, to nearest, ties to even; infinity beyond the range."""
         found = [_ratios(self.take(rows)) for rows in _blocks(len(self.limbs))]

@@ -53,7 +53,14 @@ def check_plans(store: Reader, plans: Sequence[TilePlan]) -> bytes | None:
     """
     told = {
         plan.name: hashlib.sha256(
-            json.dumps([list(plan.by), plan.tile, [p.key for p in plan.partials]]).encode()
+            json.dumps(
+                [
+                    list(plan.by),
+                    [str(plan.known_at), str(plan.arrived_at)],
+                    plan.tile,
+                    [p.key for p in plan.partials],
+                ]
+            ).encode()
         ).hexdigest()
         for plan in plans
     }

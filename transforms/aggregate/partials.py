@@ -158,7 +158,7 @@ class Sums(NamedTuple):
     def windows(self, starts: Indices, stops: Indices, size: int) -> Any:
         """Return the sum of each window."""
         del size
-        return type(self)(self.sums.running().between(starts, stops))
+        return type(self)(self.sums.windows(starts, stops))
 
     def to_arrow(self, name: str) -> dict[str, pa.Array]:
         """Return a column of int64 for each limb, named by its place."""

@@ -75,7 +75,7 @@ class TilePlan:
     @functools.cached_property
     def partials(self) -> tuple[Partial, ...]:
         """The parts of a tile, each once, whichever columns need it."""
-        found = {p.key: p for column in self.columns for p in column.windowed.partials()}
+        found = {p.key: p for column in self.columns for p in column.windowed.partials}
         return tuple(found.values())
 
     @property
@@ -235,13 +235,14 @@ def _grouped(keys: Sequence[pa.Array], starts: Indices, tile: int) -> tuple[Indi
 
 def _places(codes: Indices, ticks: Indices) -> Indices:
     """Return numbers that sort by code, then by tick."""
-    ranks = ticks - ticks.min(initial=0)
+    ranks: Indices = ticks - (ticks.min() if len(ticks) else 0)
     width = int(ranks.max(initial=0)) + 1
     if int(codes.max(initial=0)) >= 2**62 // width:
         # Ranks without gaps always fit.
         ranks = _distinct(ranks)[1].of
         width = int(ranks.max(initial=0)) + 1
-    return codes * width + ranks
+    places: Indices = codes * width + ranks
+    return places
 
 
 def _distinct(numbers: Indices) -> tuple[Indices, Group]:
@@ -296,14 +297,16 @@ def windows_at(
         # Of several key columns, the rows' values may have changed the order of the tiles.
         order = np.lexsort((ends, held))
         tiles, held, ends = tiles.take(order), held[order], ends[order]
-    low = min(int(ends.min(initial=0)), int(floors.min(initial=0))) - plan.longest // plan.tile
-    width = max(int(ends.max(initial=0)), int(floors.max(initial=0))) - low + 2
+    ticks = np.concatenate([ends, floors[known]])
+    first, last = (int(ticks.min()), int(ticks.max())) if len(ticks) else (0, 0)
+    low = first - plan.longest // plan.tile
+    width = last - low + 2
     # One number for key and tile, so that one sorted array answers for all keys.
     places = held * width + (ends - low)
     # Rows without a time or key ask before all tiles, where nothing is.
     wanted = np.where(known, codes[len(ends) :] * width + (floors - low), 0)
-    first, group = _distinct(wanted)
-    asked = wanted[first]
+    firsts, group = _distinct(wanted)
+    asked = wanted[firsts]
     stops = np.searchsorted(places, asked)
     # A key's numbers begin at code * width: no window reaches into another key's.
     starts = {
@@ -330,13 +333,13 @@ def _column(
     """Return one column; parts that another one has merged already are not merged again."""
     places = {partial.key: i for i, partial in enumerate(plan.partials)}
     needed = []
-    for partial in column.windowed.partials():
+    for partial in column.windowed.partials:
         key = (partial.key, column.over)
         if key not in merged:
             part = tiles.parts[places[partial.key]]
             merged[key] = part.windows(starts, stops, partial.size)
         needed.append(merged[key])
-    if any(p.kind is Extremes and p.size == TIMES_ARE_VALUES for p in column.windowed.partials()):
+    if any(p.kind is Extremes and p.size == TIMES_ARE_VALUES for p in column.windowed.partials):
         return column.windowed.result([part.take(inverse) for part in needed], at)
     # What does not depend on the rows' own times is finished once for all rows of a tile.
     return column.windowed.result(needed, at[:0]).take(pa.array(inverse))
@@ -349,8 +352,10 @@ def entities(keys: Sequence[pa.Array], rows: int) -> list[bytes]:
     """Return the key of each row as bytes: a JSON array of its values."""
     if not keys:
         return [b"[]"] * rows
-    values = zip(*[key.to_pylist() for key in keys], strict=True)
-    return [json.dumps(row, separators=(",", ":")).encode() for row in values]
+    _, first, of = np.unique(key_codes(keys), return_index=True, return_inverse=True)
+    values = zip(*[key.take(pa.array(first)).to_pylist() for key in keys], strict=True)
+    distinct = [json.dumps(row, separators=(",", ":")).encode() for row in values]
+    return [distinct[i] for i in of.reshape(-1).tolist()]
 
 
 def pack_tiles(tiles: Tiles) -> list[bytes]:
@@ -386,8 +391,9 @@ def unpack_tiles(
         rows.append(row)
     columns: Any = zip(*rows, strict=True) if rows else [[] for _ in plan.partials]
     parts = tuple(p.kind.from_cells(list(c)) for p, c in zip(plan.partials, columns, strict=True))
-    keys = [json.loads(entity) for entity in found]
+    keys = {entity: json.loads(entity) for entity in dict.fromkeys(found)}
     values = tuple(
-        pa.array([key[i] for key in keys], types[name]) for i, name in enumerate(plan.by)
+        pa.array([keys[entity][i] for entity in found], types[name])
+        for i, name in enumerate(plan.by)
     )
     return Tiles(values, np.array(starts, np.int64), parts)
