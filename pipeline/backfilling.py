@@ -14,13 +14,14 @@ from skewless.errors import RecipeError
 from skewless.pipeline.artifacts import RunPaths, latest_run
 from skewless.pipeline.batch import typed_recipe
 from skewless.pipeline.execution import Execution
-from skewless.pipeline.live import split_steps
+from skewless.pipeline.live import check_aggregates, split_steps
 from skewless.pipeline.recipe import Recipe, load_recipe
 from skewless.storage import AnyPath
 from skewless.transforms.aggregate.aggregate import LateRows
 from skewless.transforms.aggregate.backfill import WriteTiles
 from skewless.transforms.deduplicate import Deduplicate
 from skewless.transforms.durations import Duration, microseconds
+from skewless.transforms.online.open import open_store
 from skewless.transforms.sinks.summary import WriteSummary
 from skewless.transforms.validate import Validate
 
@@ -55,10 +56,12 @@ def backfill(
     Raises:
         SkewlessError: If the recipe, the input or the store is wrong.
     """
+    open_store(store).close()  # a wrong address is said before anything is read
     typed, _ = typed_recipe(load_recipe(recipe), RunPaths(latest_run(runs)))
     before, aggregates, _ = split_steps(typed)
     if not aggregates:
         raise RecipeError(f"{recipe}: the recipe has no Aggregate; there is nothing to backfill")
+    check_aggregates(typed.source.raw_schema(), before, aggregates)
     by = next((tuple(step.by) for step in before if isinstance(step, Deduplicate)), ())
     write = WriteTiles(
         [step.plan for step in aggregates],

@@ -219,7 +219,12 @@ def _write_rows(
     for stale in (made.rows, made.rejected):
         remove_tree(stale)
     (made.rejected / "rows").mkdir(parents=True)
-    execution.run(WriteRows(ReadRows(recipe, schema, repaired), str(made.root)))
+    temporary = made.root / "tmp"
+    try:
+        read = ReadRows(recipe, schema, repaired, str(temporary))
+        execution.run(WriteRows(read, str(made.root)))
+    finally:
+        remove_tree(temporary)
     main = recipe.source.input_name
     entries = [
         (name or main, kind, step, n)

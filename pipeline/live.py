@@ -6,6 +6,7 @@ import dataclasses
 import os
 import pathlib
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from skewless.pipeline.batch import typed_recipe
 from skewless.pipeline.execution import Execution
 from skewless.pipeline.recipe import Recipe, load_recipe
 from skewless.pipeline.rows import last_checks
+from skewless.schema import Schema
 from skewless.storage import AnyPath, RemotePath, local_copy, path_of
 from skewless.transforms.aggregate.aggregate import Aggregate
 from skewless.transforms.aggregate.online import OnlineFeatures
@@ -32,7 +34,15 @@ from skewless.transforms.live.steps import DropRepeated, LiveStep, live_step
 from skewless.transforms.online.open import open_store
 from skewless.transforms.rows import each_batch
 
-__all__ = ["NewestRun", "graph_of", "live_rows", "online_features", "predict_rows", "split_steps"]
+__all__ = [
+    "NewestRun",
+    "check_aggregates",
+    "graph_of",
+    "live_rows",
+    "online_features",
+    "predict_rows",
+    "split_steps",
+]
 
 _LOOK_SECONDS = 5.0
 
@@ -56,7 +66,36 @@ def split_steps(recipe: Recipe) -> tuple[list[Any], list[Aggregate], list[Any]]:
         )
     if len({str(step.at) for step in aggregates}) > 1:
         raise RecipeError("Recipe(rows=...): in a stream all Aggregates have the same at=")
+    named = Counter(step.name for step in aggregates)
+    for name, n in named.items():
+        if n > 1:
+            raise RecipeError(
+                f'Recipe(rows=...): {n} Aggregates are called "{name}", and a store could not '
+                "tell their tiles apart; give each another name="
+            )
     return steps[: at[0]], aggregates, steps[at[-1] + 1 :]
+
+
+def check_aggregates(schema: Schema, before: Sequence[Any], aggregates: Sequence[Any]) -> None:
+    """Check that all aggregates can be made of the columns that are there before them.
+
+    Args:
+        schema: The raw columns.
+        before: The steps before the aggregates.
+        aggregates: These.
+
+    Raises:
+        RecipeError: If one takes a column of another.
+    """
+    for step in before:
+        schema = step.output_schema(schema)
+    for step in aggregates:
+        try:
+            step.output_schema(schema)
+        except RecipeError as error:
+            raise RecipeError(
+                f"{error}; in a stream no Aggregate takes a column of another one"
+            ) from None
 
 
 def live_rows(
@@ -84,6 +123,7 @@ def live_rows(
     """
     typed, schema = typed_recipe(recipe, RunPaths(run))
     before, aggregates, after = split_steps(typed)
+    check_aggregates(typed.source.raw_schema(), before, aggregates)
     steps = [_live(step, state, execution) for step in before]
     if not any(isinstance(step, DropRepeated) for step in steps):
         # Without key columns a message that comes again is known by where it came from.

@@ -41,7 +41,8 @@ def verify_rows(paths: RunPaths, recipe: Recipe, execution: Execution) -> Compar
     later = {(r.file, r.offset) for r in read_rejected(paths.rejected / "transform")}
     comparison = Comparison("source, read again", features=len(schema.feature))
     with tempfile.TemporaryDirectory() as folder:
-        execution.run(WriteRows(ReadRows(typed, schema, repaired), folder))
+        read = ReadRows(typed, schema, repaired, str(pathlib.Path(folder) / "tmp"))
+        execution.run(WriteRows(read, folder))
         for split in SPLITS:
             held = _in_order(paths.rows / split)
             read = _in_order(RunPaths(pathlib.Path(folder)).rows / split)

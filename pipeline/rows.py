@@ -12,12 +12,11 @@ import apache_beam as beam
 from skewless.errors import RecipeError, no_such_column
 from skewless.pipeline.recipe import Recipe
 from skewless.schema import Schema, arrow_type, column_names, find_feature, make_schema
-from skewless.transforms.aggregate.aggregate import Aggregate, AggregateTogether
+from skewless.transforms.aggregate.aggregate import PARTITIONS, Aggregate, AggregateTogether
 from skewless.transforms.features.columns import Label
 from skewless.transforms.join import JoinAsOf
 from skewless.transforms.replace import ReplaceRows
 from skewless.transforms.rows import Rejected
-from skewless.transforms.shuffle import PARTITIONS
 from skewless.transforms.split import SplitByTime, Splits
 from skewless.transforms.validate import Validate
 
@@ -122,11 +121,13 @@ class ReadRows(beam.PTransform):  # type: ignore[misc]
         schema: What `rows_schema` returned.
         repaired: Rejected rows of an earlier run that a person has repaired: each replaces
             the row of the same file and offset.
+        temporary: Where rows may wait for others; see `AggregateTogether`.
     """
 
     recipe: Recipe
     schema: Schema
     repaired: tuple[Rejected, ...] = ()
+    temporary: str | None = None
 
     def expand(self, begin: beam.pvalue.PBegin) -> Splits:
         """Chain the steps."""
@@ -136,7 +137,7 @@ class ReadRows(beam.PTransform):  # type: ignore[misc]
         rows = begin | "Read" >> source
         rows = rows | "Validate" >> Validate(self.recipe.source.schema)
         used = Counter(["Validate"])
-        for step in _together(self.recipe.rows, self.recipe.source.schema):
+        for step in _together(self.recipe.rows, self.recipe.source.schema, self.temporary):
             name = type(step).__name__
             used[name] += 1
             # Beam wants labels to differ; only a second step of a kind carries a number.
@@ -170,7 +171,7 @@ def last_checks(recipe: Recipe, schema: Schema) -> Schema:
     return make_schema(checked, domains=schema)
 
 
-def _together(steps: Sequence[Any], schema: Schema) -> list[Any]:
+def _together(steps: Sequence[Any], schema: Schema, directory: str | None) -> list[Any]:
     """Return the steps, `Aggregate`s that follow each other and have the same `at` as one.
 
     One that takes a column of another comes after it.
@@ -184,11 +185,11 @@ def _together(steps: Sequence[Any], schema: Schema) -> list[Any]:
         if isinstance(step, Aggregate):
             known = isinstance(before, AggregateTogether) and _works_on(step, entering)
             if known and before.takes(step):
-                step = AggregateTogether((*before.steps, step), before.partitions)
+                step = AggregateTogether((*before.steps, step), before.partitions, directory)
                 schema = entering
                 found.pop()
             else:
-                step = AggregateTogether((step,), step.partitions or PARTITIONS)
+                step = AggregateTogether((step,), step.partitions or PARTITIONS, directory)
         found.append(step)
         entering, schema = schema, after
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from skewless.transforms.durations import Duration
 from skewless.transforms.live.microbatches import LiveRows, MicroBatches, Released, read_counts
 from skewless.transforms.live.process import CommitRows, Outputs, WriteReleased
 from skewless.transforms.online.open import open_store
+from skewless.transforms.online.store import OnlineStore
 from skewless.transforms.rows import Rows
 from skewless.transforms.sinks.kafka import WriteKafka
 from skewless.transforms.sinks.pubsub import WritePubSub
@@ -32,6 +34,9 @@ from skewless.transforms.sources.source import Source
 __all__ = ["Stream", "stream", "stream_ledger", "stream_sink", "stream_source"]
 
 _ALL_TIME = "100000d"
+# A micro-batch may be of any times: to cut it by them would change the order of events, so
+# that the stream's time ran ahead of events that were there.
+_ANY_SECONDS = 1e12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,14 +92,25 @@ def stream(wanted: Stream) -> Ledger:
     """
     recipe = load_recipe(wanted.recipe)
     source = stream_source(wanted, recipe)
+    sink = None if wanted.sink is None else stream_sink(wanted.sink)
+    with contextlib.closing(open_store(wanted.store)) as store:
+        return _follow(wanted, recipe, source, sink, store)
+
+
+def _follow(
+    wanted: Stream,
+    recipe: Recipe,
+    source: Source,
+    sink: beam.PTransform | None,
+    store: OnlineStore,
+) -> Ledger:
     # Files that are there are in no order of time: all of them are read, then all rows go.
     ends = isinstance(source, FileSource) and source.watch_seconds is None
     keep, hold = (None, _ALL_TIME) if ends else (wanted.keep, wanted.hold)
-    state = pathlib.Path(str(wanted.output)) / "state"
     live = live_rows(
         recipe,
         latest_run(wanted.runs),
-        state,
+        pathlib.Path(str(wanted.output)) / "state",
         wanted.execution,
         hold=hold,
         window=wanted.window,
@@ -109,20 +125,16 @@ def stream(wanted: Stream) -> Ledger:
         live.at,
         live.window,
         predict_rows if wanted.predict else None,
-        None if wanted.sink is None else stream_sink(wanted.sink),
+        sink,
     )
-    store = open_store(wanted.store)
-    try:
-        batches = MicroBatches(live, store, graph)
-        _drain(batches, batches.outbox(), outputs, wanted.execution)
-        wanted.execution.run(_Stream(source, live, wanted.store, outputs))
-        # What the last bundle has written is in the outbox still; to write it twice is no harm.
-        _drain(batches, batches.outbox(), outputs, wanted.execution)
-        while (released := batches.commit(None, all_waiting=True)) is not None:
-            _drain(batches, [released], outputs, wanted.execution)
-        return stream_ledger(read_counts(store), recipe.source.input_name)
-    finally:
-        store.close()
+    batches = MicroBatches(live, store, graph)
+    _drain(batches, batches.outbox(), outputs, wanted.execution)
+    wanted.execution.run(_Stream(source, live, wanted.store, outputs))
+    # What the last bundle has written is in the outbox still; to write it twice is no harm.
+    _drain(batches, batches.outbox(), outputs, wanted.execution)
+    while (released := batches.commit(None, all_waiting=True)) is not None:
+        _drain(batches, [released], outputs, wanted.execution)
+    return stream_ledger(read_counts(store), recipe.source.input_name)
 
 
 def stream_ledger(counts: dict[tuple[str, str], int], name: str) -> Ledger:
@@ -178,7 +190,8 @@ def stream_source(wanted: Stream, recipe: Recipe) -> Source:
         RecipeError: If it names none.
     """
     own, text = recipe.source, wanted.source
-    given: dict[str, Any] = {"event_time": own.event_time, "name": own.input_name}
+    named: dict[str, Any] = {"event_time": own.event_time, "name": own.input_name}
+    given = {**named, "batch_seconds": _ANY_SECONDS}
     if text.startswith("kafka:"):
         servers, _, topic = text.removeprefix("kafka:").rpartition("/")
         if not servers or not topic:

@@ -31,16 +31,25 @@ from skewless.transforms.aggregate.tiles import (
 from skewless.transforms.durations import Duration, microseconds
 from skewless.transforms.rows import ORIGIN, Outcome, Rejected, Rows, each_batch, reject_rows
 from skewless.transforms.shuffle import (
-    PARTITIONS,
     check_keys,
     concat,
     key_values,
     row_order,
 )
 
-__all__ = ["LATE", "Aggregate", "AggregateTogether", "LateRows", "add_columns", "late_rows"]
+__all__ = [
+    "LATE",
+    "PARTITIONS",
+    "Aggregate",
+    "AggregateTogether",
+    "LateRows",
+    "add_columns",
+    "late_rows",
+]
 
 LATE = "Late"
+# More parts than other steps have: tiles and windows take a few times the memory of the rows.
+PARTITIONS = 64
 
 _ARGUMENTS = (
     "by",
@@ -79,7 +88,7 @@ class Aggregate(beam.PTransform):  # type: ignore[misc]
         corrected: Let every event count from when it was known, whenever it arrived, and
             none be late: not what serving has seen.
         name: What its tiles are called; by default the key columns and the tile.
-        partitions: In how many parts rows and tiles are brought together, default 16.
+        partitions: In how many parts rows and tiles are brought together, default 64.
         **aggregates: Column name to aggregate: `delay=mean("dep_delay", over=["1h", "3h"])`
             adds `delay_1h` and `delay_3h`, and with `over="1h"` it adds `delay`.
 
