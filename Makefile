@@ -29,9 +29,12 @@ check: $(VENV)/.dev  ## Lint, format, types, and the layers
 integration: $(VENV)/.dev  ## Run the slow tests: fresh environments, real runners and servers
 	$(BIN)/python -m pytest -m integration
 
-bench: $(VENV)/.dev  ## Measure skewless beside its peers: about 50 minutes; then AUC, after a demo
+bench: $(VENV)/.dev  ## Measure skewless beside its peers: 90 minutes; then AUC, after a demo
 	$(BIN)/python -m tests.benchmarks --docs docs/benchmarks.md
 	$(BIN)/python -m tests.benchmarks.sources
+	$(BIN)/python -m tests.benchmarks.aggregates --docs docs/streaming.md
+	$(BIN)/python -m tests.benchmarks.streaming
+	$(BIN)/python -m tests.benchmarks.soak
 	@run=$$(ls -dt runs/flights/*/ 2>/dev/null | head -n 1); \
 	if [ -n "$$run" ]; then $(BIN)/python tests/benchmarks/auc_flights.py "$$run"; \
 	else echo "bench: no run in runs/flights/ to compare the AUC of; first: make demo"; fi

@@ -74,8 +74,8 @@ def _add_stream(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     stream.add_argument("recipe", type=pathlib.Path, help="a Python file with a Recipe")
     stream.add_argument(
         "--source",
-        required=True,
-        help="kafka:HOST:PORT/TOPIC, pubsub:SUBSCRIPTION, or files as the recipe reads them",
+        help="kafka:HOST:PORT/TOPIC, pubsub:SUBSCRIPTION, or files as the recipe reads them "
+        "(default: the recipe's stream=)",
     )
     stream.add_argument(
         "--run",

@@ -11,10 +11,9 @@ from typing import Any
 import apache_beam as beam
 
 from skewless.errors import RecipeError
-from skewless.pipeline.artifacts import RunPaths, latest_run
-from skewless.pipeline.batch import typed_recipe
+from skewless.pipeline.artifacts import latest_run
 from skewless.pipeline.execution import Execution
-from skewless.pipeline.live import check_aggregates, split_steps
+from skewless.pipeline.live import check_aggregates, split_steps, typed_as_in
 from skewless.pipeline.recipe import Recipe, load_recipe
 from skewless.storage import AnyPath
 from skewless.transforms.aggregate.aggregate import LateRows
@@ -57,7 +56,7 @@ def backfill(
         SkewlessError: If the recipe, the input or the store is wrong.
     """
     open_store(store).close()  # a wrong address is said before anything is read
-    typed, _ = typed_recipe(load_recipe(recipe), RunPaths(latest_run(runs)))
+    typed, _ = typed_as_in(load_recipe(recipe), latest_run(runs))
     before, aggregates, _ = split_steps(typed)
     if not aggregates:
         raise RecipeError(f"{recipe}: the recipe has no Aggregate; there is nothing to backfill")

@@ -42,6 +42,7 @@ __all__ = [
     "online_features",
     "predict_rows",
     "split_steps",
+    "typed_as_in",
 ]
 
 _LOOK_SECONDS = 5.0
@@ -74,6 +75,21 @@ def split_steps(recipe: Recipe) -> tuple[list[Any], list[Aggregate], list[Any]]:
                 "tell their tiles apart; give each another name="
             )
     return steps[: at[0]], aggregates, steps[at[-1] + 1 :]
+
+
+def typed_as_in(recipe: Recipe, run: AnyPath) -> tuple[Recipe, Schema]:
+    """Return what `typed_recipe` does.
+
+    Raises:
+        RunError: If the run is one of another recipe, with other inputs.
+    """
+    paths = RunPaths(run)
+    for name in recipe.sources():
+        if not (paths.input_schemas / f"{name}.pbtxt").exists():
+            raise RunError(
+                f'{run}: the run has no schema of the input "{name}"; give a run of this recipe'
+            )
+    return typed_recipe(recipe, paths)
 
 
 def check_aggregates(schema: Schema, before: Sequence[Any], aggregates: Sequence[Any]) -> None:
@@ -121,7 +137,7 @@ def live_rows(
         keep: As in `LiveRows`.
         remember: As in `LiveRows`.
     """
-    typed, schema = typed_recipe(recipe, RunPaths(run))
+    typed, schema = typed_as_in(recipe, run)
     before, aggregates, after = split_steps(typed)
     check_aggregates(typed.source.raw_schema(), before, aggregates)
     steps = [_live(step, state, execution) for step in before]

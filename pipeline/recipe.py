@@ -55,6 +55,8 @@ class Recipe:
         evaluation: Slices and thresholds.
         seed: Of the training.
         max_rejected: The share of rejected rows, 0 to 1, above which a run fails.
+        stream: Where `skewless stream` reads events of the same columns: `ReadKafka`,
+            `ReadPubSub`; it needs no schema of its own.
 
     Raises:
         RecipeError: If an argument is wrong, or two exclude each other.
@@ -72,6 +74,7 @@ class Recipe:
     evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
     seed: int = 0
     max_rejected: float = 0.01
+    stream: Any = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", str(self.name)):
@@ -79,6 +82,8 @@ class Recipe:
                 f'Recipe(name="{self.name}"): expected letters, digits, "-" and "_" only'
             )
         self._check("source", hasattr(self._instance(self.source), "input_name"), "sk.ReadCsv(...)")
+        streams = self.stream is None or hasattr(self._instance(self.stream), "input_name")
+        self._check("stream", streams, 'sk.ReadKafka("topic", ...)')
         self._check(
             "split", isinstance(self.split, SplitByTime | SplitByHash), "sk.SplitByTime(...)"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import pathlib
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,11 +47,12 @@ class Stream:
     Args:
         recipe: The recipe's file.
         source: Where events come from: `kafka:HOST:PORT/TOPIC`, `pubsub:SUBSCRIPTION`, or
-            files of the kind that the recipe reads: a path or glob.
+            files of the kind that the recipe reads: a path or glob. None for the recipe's own
+            `stream`.
         runs: A run, or the folder of the recipe's runs: the newest finished one is used, and
             a newer one as soon as it is there.
         store: The address of the online store.
-        output: Where `examples/` and `rejected/` go, and what the stream needs of its own.
+        output: Where `examples/` and `rejected/` go.
         sink: Where messages go: `kafka:HOST:PORT/TOPIC` or `pubsub:TOPIC`; None for nowhere.
         predict: Whether predictions of the newest blessed model go with them.
         hold: How long rows wait for events of before them.
@@ -63,7 +65,7 @@ class Stream:
     """
 
     recipe: pathlib.Path
-    source: str
+    source: str | None
     runs: AnyPath
     store: str
     output: AnyPath
@@ -93,8 +95,11 @@ def stream(wanted: Stream) -> Ledger:
     recipe = load_recipe(wanted.recipe)
     source = stream_source(wanted, recipe)
     sink = None if wanted.sink is None else stream_sink(wanted.sink)
-    with contextlib.closing(open_store(wanted.store)) as store:
-        return _follow(wanted, recipe, source, sink, store)
+    with (
+        contextlib.closing(open_store(wanted.store)) as store,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        return _follow(wanted, recipe, source, sink, store, pathlib.Path(folder))
 
 
 def _follow(
@@ -103,6 +108,7 @@ def _follow(
     source: Source,
     sink: beam.PTransform | None,
     store: OnlineStore,
+    folder: pathlib.Path,
 ) -> Ledger:
     # Files that are there are in no order of time: all of them are read, then all rows go.
     ends = isinstance(source, FileSource) and source.watch_seconds is None
@@ -110,7 +116,7 @@ def _follow(
     live = live_rows(
         recipe,
         latest_run(wanted.runs),
-        pathlib.Path(str(wanted.output)) / "state",
+        folder,
         wanted.execution,
         hold=hold,
         window=wanted.window,
@@ -184,12 +190,24 @@ class _Stream(beam.PTransform):  # type: ignore[misc]
 
 
 def stream_source(wanted: Stream, recipe: Recipe) -> Source:
-    """Return the source that `--source` names, with the columns of the recipe's own.
+    """Return the source that `--source` names, or the recipe's `stream`.
 
     Raises:
         RecipeError: If it names none.
     """
     own, text = recipe.source, wanted.source
+    if text is None:
+        if recipe.stream is None:
+            raise RecipeError(
+                "the recipe has no stream=; give it one, or say where events come from: "
+                "--source kafka:HOST:PORT/TOPIC"
+            )
+        if getattr(recipe.stream, "id_attribute", None) is not None:
+            raise RecipeError(
+                "ReadPubSub(id_attribute=...): a stream knows repeated events by Deduplicate; "
+                "leave it out"
+            )
+        return _as_it_comes(recipe.stream, wanted)
     named: dict[str, Any] = {"event_time": own.event_time, "name": own.input_name}
     given = {**named, "batch_seconds": _ANY_SECONDS}
     if text.startswith("kafka:"):
@@ -207,6 +225,16 @@ def stream_source(wanted: Stream, recipe: Recipe) -> Source:
             "pubsub:projects/PROJECT/subscriptions/SUBSCRIPTION"
         )
     return dataclasses.replace(own, pattern=text, watch_seconds=wanted.watch_seconds)
+
+
+def _as_it_comes(source: Source, wanted: Stream) -> Source:
+    """Return a recipe's `stream` with micro-batches of any times, ending when it is to."""
+    changes: dict[str, Any] = {}
+    if isinstance(source, ReadKafka | ReadPubSub):
+        changes["batch_seconds"] = _ANY_SECONDS
+    if isinstance(source, ReadPubSub) and wanted.stop_when_idle is not None:
+        changes["stop_when_idle"] = wanted.stop_when_idle
+    return dataclasses.replace(source, **changes)
 
 
 def stream_sink(text: str) -> beam.PTransform:

@@ -2,7 +2,7 @@
 
 18 aggregates of flights, from Parquet to Parquet; and 1,000 aggregates of 17,000 rows, which a
 feature store was reported to need 30 minutes and 50 GB for. With `--docs PATH`, what is
-measured goes into that page, between its `<!-- measured -->` and `<!-- end -->`.
+measured goes into that page, between its `<!-- history -->` and `<!-- end -->`.
 """
 
 # ruff: noqa: T201  (it is a command: what it prints is its result)
@@ -31,7 +31,7 @@ TIMES_PANDAS = 5.0
 GROWTH = 1.2
 FLAT = 1.1
 MEGABYTES = 1000.0
-_TABLE = re.compile(r"(<!-- measured -->\n).*(<!-- end -->\n)", re.DOTALL)
+_TABLE = re.compile(r"(<!-- history -->\n).*?(<!-- end -->\n)", re.DOTALL)
 
 Found = dict[tuple[str, int], list[Measured]]
 

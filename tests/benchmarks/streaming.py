@@ -32,7 +32,7 @@ TARGET, TIMES = 5_000, 10
 LIMIT = 600.0
 REPEATS = 3
 DOCS = ROOT / "docs" / "streaming.md"
-_TABLE = re.compile(r"(<!-- stream measured -->\n).*(<!-- end -->\n)", re.DOTALL)
+_TABLE = re.compile(r"(<!-- stream -->\n).*?(<!-- end -->\n)", re.DOTALL)
 _RECIPE = ROOT / "examples" / "flights" / "recipe.py"
 
 

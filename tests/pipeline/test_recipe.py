@@ -70,6 +70,7 @@ def test_frozen_schema_counts_by_its_text(tmp_path: pathlib.Path) -> None:
         (TEXT.replace("    label=", "    preprocessing_fn=print,\n    label="), "not both"),
         (TEXT.replace('sk.ReadCsv("rows.csv")', '"rows.csv"'), "expected sk.ReadCsv(...)"),
         (TEXT.replace("    label=", "    rows=[3],\n    label="), "expected sk.Require(...)"),
+        (TEXT.replace("    label=", "    stream=3,\n    label="), "expected sk.ReadKafka("),
         (TEXT.replace("    label=", "    max_rejected=5,\n    label="), "share from 0 to 1"),
         (TEXT.replace("    label=", '    max_rejected="1%",\n    label='), "share from 0 to 1"),
         (TEXT.replace('{"size": sk.numeric("size").zscore()}', '[sk.numeric("a")]'), "features="),

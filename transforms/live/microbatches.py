@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from skewless.errors import RecipeError
 from skewless.schema import Schema
 from skewless.transforms.aggregate.aggregate import LATE, add_columns, late_rows
 from skewless.transforms.aggregate.online import check_plans, merge_events, read_windows
@@ -38,6 +39,10 @@ _WAITING = "waiting/"
 _OUTBOX = "outbox/"
 
 _DUES = "dues"
+_FORGOTTEN = "forgotten"
+
+# Rows that wait for nothing are due before all times.
+_AT_ONCE = -(2**62)
 
 _MOST_ROWS = 50_000
 
@@ -206,14 +211,22 @@ class _Commit:
         self._number = int(change.notes(_SEQUENCE).get(_SEQUENCE, b"0")) + 1
         self._version, self._features = "", None
         self._dues: set[int] = set(json.loads(change.notes(_DUES).get(_DUES, b"[]")))
+        # The time before which a plan's tiles are not there, or not whole.
+        self._forgotten: dict[str, int] = json.loads(
+            change.notes(_FORGOTTEN).get(_FORGOTTEN, b"{}")
+        )
         self._until = round(time.time() * 1e6) + rows.remember
 
     def reject(self, rejected: Sequence[Rejected]) -> None:
         """Take messages that did not parse; one that comes again is a duplicate."""
+        self._count("read", "Read", len(rejected))
+        self._take_once(rejected)
+
+    def _take_once(self, rejected: Sequence[Rejected]) -> None:
+        """Take rejected rows that no `DropRepeated` has seen."""
         ids = [f"!{row.file}#{row.offset}#{row.step}".encode() for row in rejected]
         # Their event time is not known: they are remembered as if they were of now.
         new = self._change.unseen(ids, [self._until] * len(ids))
-        self._count("read", "Read", len(ids))
         self._count("duplicate", "Read", len(ids) - sum(new))
         self._take([row for row, one in zip(rejected, new, strict=True) if one])
 
@@ -221,7 +234,8 @@ class _Commit:
         """Take events."""
         rows = self._rows
         self._count("read", "Read", batch.num_rows)
-        batch = self._after("Validate", validate_rows(batch, rows.schema))
+        batch, rejected, _ = validate_rows(batch, rows.schema)
+        self._take_once(rejected)
         until = self._remember_until(batch)
         for step in rows.before:
             batch = self._after(step.name, step(batch, self._change, until))
@@ -272,10 +286,10 @@ class _Commit:
         """Return how far the stream has come: the least of what the aggregates have seen."""
         return min(self._progress.values()) if self._progress else None
 
-    def _newest(self, batch: pa.RecordBatch) -> dict[str, int]:
+    def _newest(self, batch: pa.RecordBatch, plans: Sequence[TilePlan]) -> dict[str, int]:
         """Return how far each aggregate has come with a batch; a time to come is as now."""
         found = dict(self._progress)
-        for plan in self._rows.plans:
+        for plan in plans:
             times, known = event_times(batch, plan)
             if known.any():
                 newest = min(int(times[known].max()), round(time.time() * 1e6))
@@ -284,7 +298,12 @@ class _Commit:
 
     def _remember_until(self, batch: pa.RecordBatch) -> int:
         """Return until when the ids of a batch are remembered; without a time it is by now."""
-        newest = self._newest(batch)
+        # The key columns may be those of a join that is to come; and so may the times.
+        plans = [dataclasses.replace(plan, by=()) for plan in self._rows.plans]
+        try:
+            newest = self._newest(batch, plans)
+        except RecipeError:
+            return self._until
         return min(newest.values()) + self._rows.remember if newest else self._until
 
     def _times(self, batch: pa.RecordBatch) -> pa.Array:
@@ -297,21 +316,24 @@ class _Commit:
         self._take(late)
         batch = self._in_time(batch)
         merge_events(self._change, batch, self._rows.plans)
-        self._progress = self._newest(batch)
+        self._progress = self._newest(batch, self._rows.plans)
         return batch
 
     def _in_time(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Reject the rows whose tiles, or whose windows' tiles, have been forgotten."""
-        now = self._now()
-        if self._rows.keep is None or now is None:
-            return batch
         ready = np.ones(batch.num_rows, np.bool_)
-        asked = self._times(batch).fill_null(now).to_numpy(zero_copy_only=False)
+        asked = self._times(batch)
+        at, asks = (
+            np.asarray(column.to_numpy(zero_copy_only=False))
+            for column in (asked.fill_null(0), asked.is_valid())
+        )
         for plan in self._rows.plans:
-            oldest = self._oldest(plan, now)
+            if plan.name not in self._forgotten:
+                continue
+            oldest = self._forgotten[plan.name]
             times, known = event_times(batch, plan)
             ready &= ~known | (times // plan.tile * plan.tile >= oldest)
-            ready &= asked // plan.tile * plan.tile - plan.longest >= oldest
+            ready &= ~asks | (at // plan.tile * plan.tile - plan.longest >= oldest)
         if not ready.all():
             reason = "came after the tiles of its time had been forgotten"
             self._take(reject_rows(batch.filter(pa.array(~ready)), LATE, "", reason))
@@ -329,10 +351,12 @@ class _Commit:
         if now is None:
             self._change.expire({}, round(time.time() * 1e6) if not self._rows.plans else 0)
             return
-        starts = {}
         if self._rows.keep is not None:
-            starts = {plan.name: self._oldest(plan, now) for plan in self._rows.plans}
-        self._change.expire(starts, now)
+            for plan in self._rows.plans:
+                oldest = self._oldest(plan, now)
+                self._forgotten[plan.name] = max(oldest, self._forgotten.get(plan.name, oldest))
+            self._change.set_note(_FORGOTTEN, json.dumps(self._forgotten).encode())
+        self._change.expire(self._forgotten, now)
 
     # --- Waiting ------------------------------------------------------------------------
 
@@ -340,14 +364,14 @@ class _Commit:
         """Put rows aside until the stream has come past their time, or their window."""
         rows = self._rows
         self._count("waiting", "", batch.num_rows)
-        due = np.zeros(batch.num_rows, np.int64)
+        due = np.full(batch.num_rows, _AT_ONCE)
         if rows.plans and (rows.hold or rows.window):
             # Rows that are let go at about the same time wait together.
             step = rows.window or max(rows.hold, *(plan.tile for plan in rows.plans))
             times = self._times(batch)
             at = times.fill_null(0).to_numpy(zero_copy_only=False)
             ends = (at // step + 1) * step + rows.hold
-            due = np.where(times.is_valid().to_numpy(zero_copy_only=False), ends, 0)
+            due = np.where(times.is_valid().to_numpy(zero_copy_only=False), ends, _AT_ONCE)
         for one in np.unique(due).tolist():
             name = f"{_WAITING}{one}/{self._number}"
             self._change.set_note(name, _to_ipc(batch.filter(pa.array(due == one))))
@@ -355,18 +379,30 @@ class _Commit:
 
     def _due(self, all_waiting: bool) -> list[pa.RecordBatch]:
         """Take back the rows whose time has come."""
-        now = self._now() or 0
+        now = self._now()
+        ready = sorted(
+            due
+            for due in self._dues
+            if all_waiting or due == _AT_ONCE or (now is not None and due <= now)
+        )
+        if not ready:
+            return []
+        # All at once: a store may look at all of its notes for one.
+        held: dict[int, list[tuple[str, bytes]]] = {}
+        for name, data in self._change.notes(_WAITING).items():
+            due = int(name.removeprefix(_WAITING).partition("/")[0])
+            held.setdefault(due, []).append((name, data))
         found: list[pa.RecordBatch] = []
-        for due in sorted(self._dues):
+        rows = 0
+        for due in ready:
             # At the end so many may wait that they go in several transactions.
-            full = sum(batch.num_rows for batch in found) >= _MOST_ROWS
-            if full if all_waiting else due > now:
+            if all_waiting and rows >= _MOST_ROWS:
                 break
             self._dues.discard(due)
-            held = self._change.notes(f"{_WAITING}{due}/")
-            for name in sorted(held, key=_number_of):
+            for name, data in sorted(held.get(due, ()), key=_number_of):
                 self._change.set_note(name, None)
-                found.append(_from_ipc(held[name]))
+                found.append(_from_ipc(data))
+                rows += found[-1].num_rows
         return found
 
     def _finish(self, batch: pa.RecordBatch) -> pa.RecordBatch | None:
@@ -385,8 +421,8 @@ class _Commit:
         return batch if batch.num_rows else None
 
 
-def _number_of(name: str) -> int:
-    return int(name.rpartition("/")[2])
+def _number_of(note: tuple[str, bytes]) -> int:
+    return int(note[0].rpartition("/")[2])
 
 
 def _to_ipc(batch: pa.RecordBatch) -> bytes:

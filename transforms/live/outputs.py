@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -107,8 +106,13 @@ def _by_window(rows: Any, features: pa.RecordBatch, at: Time | None, window: int
     times = times_of(at, rows, "at=")
     starts = times.fill_null(0).to_numpy(zero_copy_only=False) // window * window
     for start in np.unique(starts).tolist():
-        moment = datetime.datetime(1970, 1, 1) + datetime.timedelta(microseconds=start)
-        yield f"{moment:%Y-%m-%dT%H%M%S}Z", features.filter(pa.array(starts == start))
+        # NumPy also knows the years that Python's dates do not.
+        moment = np.datetime64(start, "us") if start % 1_000_000 else _second(start)
+        yield f"{str(moment).replace(':', '')}Z", features.filter(pa.array(starts == start))
+
+
+def _second(start: int) -> np.datetime64:
+    return np.datetime64(start // 1_000_000, "s")
 
 
 def as_messages(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import pyarrow as pa
 
 from skewless.errors import RecipeError
+from skewless.transforms.aggregate.tiles import entities
 from skewless.transforms.deduplicate import Deduplicate
 from skewless.transforms.filter import Require, Where, keep_complete, keep_where
 from skewless.transforms.join import JoinAsOf
@@ -77,8 +77,8 @@ class DropRepeated:
 
 def _row_keys(batch: pa.RecordBatch, by: Sequence[str]) -> list[bytes]:
     check_columns(by, batch.schema.names, "Deduplicate")
-    columns = [key_values(batch.column(name)).to_pylist() for name in by]
-    return [json.dumps(row).encode() for row in zip(*columns, strict=True)]
+    # As a backfill writes them.
+    return entities([key_values(batch.column(name)) for name in by], batch.num_rows)
 
 
 def message_ids(batch: pa.RecordBatch) -> list[bytes]:

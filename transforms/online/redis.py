@@ -12,6 +12,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import itertools
+import os
 import re
 import struct
 import urllib.parse
@@ -115,7 +116,7 @@ class _Address(NamedTuple):
             RecipeError: If it is none. A part of it may be a password, so none is shown.
         """
         try:
-            parts = urllib.parse.urlsplit(url)
+            parts = _with_password(urllib.parse.urlsplit(url))
             options = urllib.parse.parse_qsl(parts.query, strict_parsing=bool(parts.query))
             port, number = parts.port or 6379, parts.path.removeprefix("/") or "0"
         except ValueError:
@@ -144,6 +145,24 @@ class _Address(NamedTuple):
         return line
 
 
+def _with_password(parts: urllib.parse.SplitResult) -> urllib.parse.SplitResult:
+    """Return an address with the password that an environment variable holds: `env:NAME`.
+
+    Raises:
+        RecipeError: If there is no such variable.
+    """
+    name = (parts.password or "").removeprefix("env:")
+    if name == (parts.password or ""):
+        return parts
+    if name not in os.environ:
+        raise RecipeError(
+            f'Online store: there is no environment variable "{name}" with the password; set it'
+        )
+    user, place = parts.username or "", parts.netloc.rpartition("@")[2]
+    password = urllib.parse.quote(os.environ[name], safe="")
+    return parts._replace(netloc=f"{user}:{password}@{place}")
+
+
 class RedisStore:
     """An online store in a Redis of version 6.2 or newer, and not a cluster of them.
 
@@ -151,7 +170,8 @@ class RedisStore:
     `appendonly yes`, `appendfsync always` and the `maxmemory-policy` `noeviction`.
 
     Args:
-        url: `redis://host:port/db`, `rediss://` for TLS, with `?prefix=...` for another one
+        url: `redis://host:port/db`, `rediss://` for TLS, `redis://:env:NAME@host:port/db` for a
+            password that the environment variable NAME holds; with `?prefix=...` for another one
             than `skewless:`, and the client's own options, such as `&socket_timeout=1`.
 
     Raises:

@@ -196,3 +196,16 @@ def test_pieces_of_a_large_transaction(server: Redis, monkeypatch: pytest.Monkey
         with store.transaction() as transaction:
             assert transaction.unseen([*ids, b"new"], [1] * 31) == [False] * 30 + [True]
             assert transaction.tiles([("delay", one, 0) for one in ids]) == ids
+
+
+@pytest.mark.integration
+def test_a_password_may_be_in_the_environment(
+    server: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = server.place.replace("redis://", "redis://:env:STORE_PASSWORD@")
+    monkeypatch.delenv("STORE_PASSWORD", raising=False)
+    with pytest.raises(RecipeError, match='no environment variable "STORE_PASSWORD"'):
+        open_store(address)
+    monkeypatch.setenv("STORE_PASSWORD", PASSWORD)
+    with contextlib.closing(open_store(address)) as store:
+        assert store.notes("nothing of this name") == {}
