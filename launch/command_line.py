@@ -93,13 +93,17 @@ def _add_stream(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--predict", action="store_true", help="with predictions of the newest blessed model"
     )
     durations = {
-        "hold": ("0s", "how long rows wait for events that come later, but are of before them"),
-        "window": ("10m", "the span of time of a file of examples; 0s for none"),
-        "keep": ("1d", "how much later than the newest an event may come; else it is late"),
-        "remember": ("1d", "how long an event's id is remembered"),
+        "hold": "how long rows wait for events that come later, but are of before them",
+        "window": "the span of time of a file of examples, for whose end rows wait "
+        "(default: 10m, and with --to 0s)",
+        "keep": "how much later than the newest an event may come; else it is late",
+        "remember": "how long an event's id is remembered (default: as long as tiles are kept)",
     }
-    for name, (default, told) in durations.items():
-        stream.add_argument(f"--{name}", default=default, help=f"{told} (default: {default})")
+    defaults = {"hold": "0s", "keep": "1d"}
+    for name, told in durations.items():
+        default = defaults.get(name)
+        shown = "" if default is None else f" (default: {default})"
+        stream.add_argument(f"--{name}", default=default, help=f"{told}{shown}")
     stream.add_argument(
         "--watch", type=float, metavar="SECONDS", help="files: look for new ones so often"
     )
@@ -116,7 +120,9 @@ def _add_stream(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     backfill.add_argument(
         "--keep", default="1d", help="how much later than the newest an event may come"
     )
-    backfill.add_argument("--remember", default="1d", help="how long an event's id is remembered")
+    backfill.add_argument(
+        "--remember", help="how long an event's id is remembered (default: as long as tiles)"
+    )
     for command in (stream, backfill):
         command.add_argument(
             "--store",

@@ -13,7 +13,7 @@ import apache_beam as beam
 from skewless.errors import RecipeError
 from skewless.pipeline.artifacts import latest_run
 from skewless.pipeline.execution import Execution
-from skewless.pipeline.live import check_aggregates, split_steps, typed_as_in
+from skewless.pipeline.live import check_aggregates, remembered, split_steps, typed_as_in
 from skewless.pipeline.recipe import Recipe, load_recipe
 from skewless.storage import AnyPath
 from skewless.transforms.aggregate.aggregate import LateRows
@@ -34,7 +34,7 @@ def backfill(
     execution: Execution,
     *,
     keep: Duration = "1d",
-    remember: Duration = "1d",
+    remember: Duration | None = None,
 ) -> int:
     """Write the tiles of a recipe's source, and the ids of its newest events.
 
@@ -47,7 +47,7 @@ def backfill(
         store: The address of a new online store.
         execution: The runner.
         keep: How much longer than its windows need a tile is kept.
-        remember: How long ids are remembered.
+        remember: How long ids are remembered; None for as long as tiles are kept.
 
     Returns:
         How many tiles were written.
@@ -62,12 +62,13 @@ def backfill(
         raise RecipeError(f"{recipe}: the recipe has no Aggregate; there is nothing to backfill")
     check_aggregates(typed.source.raw_schema(), before, aggregates)
     by = next((tuple(step.by) for step in before if isinstance(step, Deduplicate)), ())
+    plans = [step.plan for step in aggregates]
     write = WriteTiles(
-        [step.plan for step in aggregates],
+        plans,
         store,
         microseconds(keep, "keep"),
         by,
-        microseconds(remember, "remember"),
+        remembered(plans, keep, remember),
     )
     with tempfile.TemporaryDirectory() as folder:
         path = str(pathlib.Path(folder) / "tiles.json")

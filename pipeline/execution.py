@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import functools
 import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.portability.fn_api_runner import fn_runner
 
 from skewless import errors
 from skewless.errors import RecipeError, SkewlessError
@@ -57,7 +62,10 @@ class Execution:
             SkewlessError: As a step raised it, without Beam's stack of stages.
         """
         try:
-            with beam.Pipeline(self.runner, options=PipelineOptions(list(self.options))) as begin:
+            with (
+                _metrics_at_once(),
+                beam.Pipeline(self.runner, options=PipelineOptions(list(self.options))) as begin,
+            ):
                 begin | build
         except SkewlessError as error:
             raise type(error)(_WHILE_RUNNING.sub("", str(error))) from error
@@ -68,3 +76,22 @@ class Execution:
                 raise
             kind, message = found[-1]
             raise getattr(errors, kind)(_WHILE_RUNNING.sub("", message)) from error
+
+
+@contextlib.contextmanager
+def _metrics_at_once() -> Iterator[None]:
+    """Let the in-process runner add up a bundle's metrics when the bundle is done.
+
+    It chains generators instead, one more for each bundle, that hold the metrics of all
+    bundles until the end: the memory of a stream would grow for ever.
+    """
+    lazily = fn_runner.consolidate_monitoring_infos
+    fn_runner.consolidate_monitoring_infos = functools.partial(_listed, lazily)
+    try:
+        yield
+    finally:
+        fn_runner.consolidate_monitoring_infos = lazily
+
+
+def _listed(lazily: Callable[..., Iterable[Any]], metrics: Iterable[Any]) -> list[Any]:
+    return list(lazily(metrics))

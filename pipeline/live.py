@@ -26,6 +26,7 @@ from skewless.schema import Schema
 from skewless.storage import AnyPath, RemotePath, local_copy, path_of
 from skewless.transforms.aggregate.aggregate import Aggregate
 from skewless.transforms.aggregate.online import OnlineFeatures
+from skewless.transforms.aggregate.tiles import TilePlan
 from skewless.transforms.durations import Duration, microseconds
 from skewless.transforms.join import JoinAsOf
 from skewless.transforms.live.microbatches import LiveRows
@@ -41,11 +42,14 @@ __all__ = [
     "live_rows",
     "online_features",
     "predict_rows",
+    "remembered",
     "split_steps",
     "typed_as_in",
 ]
 
 _LOOK_SECONDS = 5.0
+# A store keeps times as floats, exact up to 285 years.
+_FOR_EVER = "36500d"
 
 
 def split_steps(recipe: Recipe) -> tuple[list[Any], list[Aggregate], list[Any]]:
@@ -123,7 +127,7 @@ def live_rows(
     hold: Duration = "0s",
     window: Duration = "0s",
     keep: Duration | None = "1d",
-    remember: Duration = "1d",
+    remember: Duration | None = None,
 ) -> LiveRows:
     """Return how micro-batches become rows of a recipe, as in one of its runs.
 
@@ -135,7 +139,7 @@ def live_rows(
         hold: As in `LiveRows`.
         window: As in `LiveRows`.
         keep: As in `LiveRows`.
-        remember: As in `LiveRows`.
+        remember: As in `LiveRows`; None for as long as tiles are kept.
     """
     typed, schema = typed_as_in(recipe, run)
     before, aggregates, after = split_steps(typed)
@@ -144,18 +148,36 @@ def live_rows(
     if not any(isinstance(step, DropRepeated) for step in steps):
         # Without key columns a message that comes again is known by where it came from.
         steps.insert(0, DropRepeated())
+    plans = tuple(step.plan for step in aggregates)
+    waits = microseconds(hold, "hold") + microseconds(window, "window")
     return LiveRows(
         typed.source.raw_schema(),
         tuple(steps),
-        tuple(step.plan for step in aggregates),
+        plans,
         aggregates[0].at if aggregates else None,
         tuple(_live(step, state, execution) for step in after),
         last_checks(typed, schema),
         microseconds(hold, "hold"),
         microseconds(window, "window"),
         None if keep is None else microseconds(keep, "keep"),
-        microseconds(remember, "remember"),
+        remembered(plans, keep, remember) + waits,
     )
+
+
+def remembered(plans: Sequence[TilePlan], keep: Duration | None, remember: Duration | None) -> int:
+    """Return how long ids are remembered, in microseconds of event time.
+
+    Args:
+        plans: The aggregates.
+        keep: How much longer than its windows need a tile is kept; None for ever.
+        remember: How long; None for as long as an event could be merged into a tile.
+    """
+    if remember is not None:
+        return microseconds(remember, "remember")
+    if keep is None:
+        return microseconds(_FOR_EVER, "remember")
+    longest = max((plan.longest for plan in plans), default=microseconds("1d", "remember"))
+    return longest + microseconds(keep, "keep")
 
 
 def _live(step: Any, state: pathlib.Path, execution: Execution) -> LiveStep:

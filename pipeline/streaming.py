@@ -6,11 +6,13 @@ import contextlib
 import dataclasses
 import pathlib
 import tempfile
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import apache_beam as beam
 
+from skewless import progress
 from skewless.errors import RecipeError
 from skewless.pipeline.artifacts import latest_run
 from skewless.pipeline.execution import Execution
@@ -20,7 +22,13 @@ from skewless.pipeline.recipe import Recipe, load_recipe
 from skewless.schema import column_names
 from skewless.storage import AnyPath
 from skewless.transforms.durations import Duration
-from skewless.transforms.live.microbatches import LiveRows, MicroBatches, Released, read_counts
+from skewless.transforms.live.microbatches import (
+    LiveRows,
+    MicroBatches,
+    Released,
+    last_commit,
+    read_counts,
+)
 from skewless.transforms.live.process import CommitRows, Outputs, WriteReleased
 from skewless.transforms.online.open import open_store
 from skewless.transforms.online.store import OnlineStore
@@ -32,7 +40,7 @@ from skewless.transforms.sources.kafka import ReadKafka
 from skewless.transforms.sources.pubsub import ReadPubSub
 from skewless.transforms.sources.source import Source
 
-__all__ = ["Stream", "stream", "stream_ledger", "stream_sink", "stream_source"]
+__all__ = ["Stream", "StreamRows", "stream", "stream_ledger", "stream_sink", "stream_source"]
 
 _ALL_TIME = "100000d"
 # A micro-batch may be of any times: to cut it by them would change the order of events, so
@@ -56,9 +64,10 @@ class Stream:
         sink: Where messages go: `kafka:HOST:PORT/TOPIC` or `pubsub:TOPIC`; None for nowhere.
         predict: Whether predictions of the newest blessed model go with them.
         hold: How long rows wait for events of before them.
-        window: The span of time of one file of examples.
+        window: The span of time of one file of examples, for whose end rows wait. None: ten
+            minutes, and with a sink no time.
         keep: How much later than the newest an event may come. None: whenever.
-        remember: How long ids are remembered.
+        remember: How long ids are remembered. None: as long as tiles are kept.
         watch_seconds: Files: how often to look for new ones; None reads those there are.
         stop_when_idle: Pub/Sub: end when there was no message for so many seconds.
         execution: The runner.
@@ -72,9 +81,9 @@ class Stream:
     sink: str | None = None
     predict: bool = False
     hold: Duration = "0s"
-    window: Duration = "0s"
+    window: Duration | None = None
     keep: Duration | None = "1d"
-    remember: Duration = "1d"
+    remember: Duration | None = None
     watch_seconds: float | None = None
     stop_when_idle: float | None = None
     execution: Execution = dataclasses.field(default_factory=Execution)
@@ -113,18 +122,21 @@ def _follow(
     # Files that are there are in no order of time: all of them are read, then all rows go.
     ends = isinstance(source, FileSource) and source.watch_seconds is None
     keep, hold = (None, _ALL_TIME) if ends else (wanted.keep, wanted.hold)
+    window = wanted.window
+    if window is None:
+        window = "10m" if wanted.sink is None else "0s"
     live = live_rows(
         recipe,
         latest_run(wanted.runs),
         folder,
         wanted.execution,
         hold=hold,
-        window=wanted.window,
+        window=window,
         keep=keep,
         remember=wanted.remember,
     )
     source = dataclasses.replace(source, schema=live.schema)
-    graph = graph_of(NewestRun(str(wanted.runs), _columns(live), wanted.predict))
+    graph = graph_of(NewestRun(str(_folder_of(wanted.runs)), _columns(live), wanted.predict))
     outputs = Outputs(
         graph,
         str(wanted.output),
@@ -135,12 +147,32 @@ def _follow(
     )
     batches = MicroBatches(live, store, graph)
     _drain(batches, batches.outbox(), outputs, wanted.execution)
-    wanted.execution.run(_Stream(source, live, wanted.store, outputs))
+    _await_leases(source, store)
+    wanted.execution.run(StreamRows(source, live, wanted.store, outputs))
     # What the last bundle has written is in the outbox still; to write it twice is no harm.
     _drain(batches, batches.outbox(), outputs, wanted.execution)
     while (released := batches.commit(None, all_waiting=True)) is not None:
         _drain(batches, [released], outputs, wanted.execution)
     return stream_ledger(read_counts(store), recipe.source.input_name)
+
+
+def _folder_of(runs: AnyPath) -> AnyPath:
+    """Return the run that is meant, or the folder in which newer ones will be."""
+    run = latest_run(runs)
+    return run if str(run) == str(runs) else run.parent
+
+
+def _await_leases(source: Source, store: OnlineStore) -> None:
+    """Wait for the messages that a stream which died had in work to be free again.
+
+    They would come behind those that follow them, and rows would not know of them.
+    """
+    last = last_commit(store)
+    if isinstance(source, ReadPubSub) and last is not None:
+        left = last + source.lease_seconds - time.time()
+        if left > 0:
+            progress.note(f"waiting {left:.0f} s for messages that were in work")
+            time.sleep(left)
 
 
 def stream_ledger(counts: dict[tuple[str, str], int], name: str) -> Ledger:
@@ -175,13 +207,23 @@ class _Drain(beam.PTransform):  # type: ignore[misc]
 
 
 @dataclasses.dataclass(eq=False)
-class _Stream(beam.PTransform):  # type: ignore[misc]
+class StreamRows(beam.PTransform):  # type: ignore[misc]
+    """Read events, commit them, and write what is let go.
+
+    Args:
+        source: Where events come from.
+        live: How rows are made.
+        store: The address of the online store.
+        outputs: What is written, and where.
+    """
+
     source: Source
     live: LiveRows
     store: str
     outputs: Outputs
 
     def expand(self, begin: beam.pvalue.PBegin) -> None:
+        """Do all of it in one stage."""
         read = begin | "Read" >> self.source
         rows = read if isinstance(read, Rows) else Rows(read)
         commit = CommitRows(self.live, self.store, self.outputs.graph)
@@ -201,6 +243,11 @@ def stream_source(wanted: Stream, recipe: Recipe) -> Source:
             raise RecipeError(
                 "the recipe has no stream=; give it one, or say where events come from: "
                 "--source kafka:HOST:PORT/TOPIC"
+            )
+        if isinstance(recipe.stream, ReadKafka) and recipe.stream.start != "committed":
+            raise RecipeError(
+                "ReadKafka: a stream goes on from where it was; give it group= and "
+                'start="committed"'
             )
         if getattr(recipe.stream, "id_attribute", None) is not None:
             raise RecipeError(

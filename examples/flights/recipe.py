@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 import skewless as sk
 
+
 def minutes_after_hour(*columns: str) -> pc.Expression:
     """Return the time that is so many minutes after the scheduled hour."""
     minutes = sk.field(columns[0])

@@ -18,12 +18,11 @@ import threading
 import time
 from typing import Any
 
-import apache_beam as beam
-
 from skewless.pipeline.execution import Execution
 from skewless.pipeline.live import NewestRun, graph_of, live_rows
 from skewless.pipeline.recipe import load_recipe
-from skewless.transforms.live.process import CommitRows, Outputs, WriteReleased
+from skewless.pipeline.streaming import StreamRows
+from skewless.transforms.live.process import Outputs
 from tests.benchmarks.stream_source import Lines, ReadLines
 from tests.benchmarks.streaming import flights_run
 
@@ -87,10 +86,8 @@ def main(minutes: float = MINUTES) -> int:
         stop = threading.Event()
         watch = threading.Thread(target=_watch, args=(folder, seen, stop))
         watch.start()
-        with beam.Pipeline("FnApiRunner") as pipeline:
-            rows = pipeline | ReadLines(lines=lines, schema=live.schema)
-            for number, released in enumerate(CommitRows(live, address, graph).expand(rows)):
-                _ = released | f"Write{number}" >> WriteReleased(outputs)
+        source = ReadLines(lines=lines, schema=live.schema)
+        Execution().run(StreamRows(source, live, address, outputs))
         stop.set()
         watch.join()
     third = len(seen) // 3

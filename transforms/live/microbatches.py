@@ -30,10 +30,11 @@ from skewless.transforms.shuffle import concat
 from skewless.transforms.sinks.rejected import rejected_from_json, rejected_to_json
 from skewless.transforms.validate import validate_rows
 
-__all__ = ["LiveRows", "MicroBatches", "Released", "read_counts"]
+__all__ = ["LiveRows", "MicroBatches", "Released", "last_commit", "read_counts"]
 
 _COUNTS = "counts"
 _SEQUENCE = "sequence"
+_COMMITTED = "committed"
 _PROGRESS = "progress"
 _WAITING = "waiting/"
 _OUTBOX = "outbox/"
@@ -45,6 +46,8 @@ _FORGOTTEN = "forgotten"
 _AT_ONCE = -(2**62)
 
 _MOST_ROWS = 50_000
+# Rows of so much time may wait together, in microseconds.
+_TOGETHER = 3_600_000_000
 
 # Numbers are padded, so that their text sorts as they do.
 _DIGITS = 20
@@ -193,6 +196,12 @@ class MicroBatches:
         ]
 
 
+def last_commit(store: OnlineStore) -> float | None:
+    """Return when the last micro-batch was committed, in seconds since 1970 by its clock."""
+    told = store.notes(_COMMITTED).get(_COMMITTED)
+    return None if told is None else float(told)
+
+
 def read_counts(store: OnlineStore) -> dict[tuple[str, str], int]:
     """Return the counts of all micro-batches by kind and step; what waits is `waiting`."""
     held = json.loads(store.notes(_COUNTS).get(_COUNTS, b"[]"))
@@ -259,6 +268,7 @@ class _Commit:
             name = f"{_OUTBOX}{self._number:0{_DIGITS}d}"
             self._change.set_note(name, released.to_bytes())
         self._change.set_note(_SEQUENCE, str(self._number).encode())
+        self._change.set_note(_COMMITTED, repr(time.time()).encode())
         counts = sorted((kind, step, n) for (kind, step), n in self._counts.items() if n)
         self._change.set_note(_COUNTS, json.dumps(counts).encode())
         self._change.set_note(_DUES, json.dumps(sorted(self._dues)).encode())
@@ -367,7 +377,8 @@ class _Commit:
         due = np.full(batch.num_rows, _AT_ONCE)
         if rows.plans and (rows.hold or rows.window):
             # Rows that are let go at about the same time wait together.
-            step = rows.window or max(rows.hold, *(plan.tile for plan in rows.plans))
+            together = min(rows.hold, _TOGETHER)
+            step = rows.window or max(together, *(plan.tile for plan in rows.plans))
             times = self._times(batch)
             at = times.fill_null(0).to_numpy(zero_copy_only=False)
             ends = (at // step + 1) * step + rows.hold

@@ -209,9 +209,12 @@ class RedisStore:
     def notes(self, prefix: str = "") -> dict[str, bytes]:
         """Return the notes whose names begin with `prefix`."""
         with self._said():
-            found = self._client.hgetall(self._key("notes"))
-        named = ((name.decode(), value) for name, value in found.items())
-        return {name: value for name, value in named if name.startswith(prefix)}
+            # The names first: values may be rows by the thousand that nobody asks for now.
+            names = self._client.hkeys(self._key("notes"))
+            wanted = [name for name in names if name.decode().startswith(prefix)]
+            values = self._client.hmget(self._key("notes"), wanted) if wanted else []
+        found = zip(wanted, values, strict=True)
+        return {name.decode(): value for name, value in found if value is not None}
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[RedisTransaction]:
