@@ -27,6 +27,7 @@ from skewless.transforms.live.microbatches import (
     MicroBatches,
     Released,
     last_commit,
+    note_end,
     read_counts,
 )
 from skewless.transforms.live.process import CommitRows, Outputs, WriteReleased
@@ -153,6 +154,7 @@ def _follow(
     _drain(batches, batches.outbox(), outputs, wanted.execution)
     while (released := batches.commit(None, all_waiting=True)) is not None:
         _drain(batches, [released], outputs, wanted.execution)
+    note_end(store)
     return stream_ledger(read_counts(store), recipe.source.input_name)
 
 
@@ -168,11 +170,13 @@ def _await_leases(source: Source, store: OnlineStore) -> None:
     They would come behind those that follow them, and rows would not know of them.
     """
     last = last_commit(store)
-    if isinstance(source, ReadPubSub) and last is not None:
-        left = last + source.lease_seconds - time.time()
-        if left > 0:
-            progress.note(f"waiting {left:.0f} s for messages that were in work")
-            time.sleep(left)
+    if not isinstance(source, ReadPubSub) or last is None:
+        return
+    # It may have taken them at any time until now.
+    if time.time() - last < 2 * source.lease_seconds:
+        seconds = source.lease_seconds + 1
+        progress.note(f"waiting {seconds} s for messages that a stream had in work")
+        time.sleep(seconds)
 
 
 def stream_ledger(counts: dict[tuple[str, str], int], name: str) -> Ledger:

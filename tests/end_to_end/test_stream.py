@@ -59,7 +59,6 @@ pytestmark = pytest.mark.integration
 
 FLIGHTS = 50_000
 DISORDER = 20 * 60  # seconds
-LEASE = 61  # seconds
 
 RECIPE = """
 import pyarrow as pa
@@ -319,10 +318,7 @@ def test_a_stream_that_was_killed_is_as_batch(
     ):
         process.until(lambda: reads(store) >= FLIGHTS // 2)
         process.kill()
-        halfway, killed = reads(store), time.monotonic()
-        assert halfway < len(sent.messages)
-        # What it had taken is its own until then, and would come after the rows that need it.
-        time.sleep(max(killed + LEASE - time.monotonic(), 0))
+        assert reads(store) < len(sent.messages)
         process.start()
         process.end()
         publisher.join()

@@ -30,7 +30,7 @@ from skewless.transforms.shuffle import concat
 from skewless.transforms.sinks.rejected import rejected_from_json, rejected_to_json
 from skewless.transforms.validate import validate_rows
 
-__all__ = ["LiveRows", "MicroBatches", "Released", "last_commit", "read_counts"]
+__all__ = ["LiveRows", "MicroBatches", "Released", "last_commit", "note_end", "read_counts"]
 
 _COUNTS = "counts"
 _SEQUENCE = "sequence"
@@ -197,9 +197,15 @@ class MicroBatches:
 
 
 def last_commit(store: OnlineStore) -> float | None:
-    """Return when the last micro-batch was committed, in seconds since 1970 by its clock."""
+    """Return when a stream that did not end last committed, in seconds since 1970; or None."""
     told = store.notes(_COMMITTED).get(_COMMITTED)
     return None if told is None else float(told)
+
+
+def note_end(store: OnlineStore) -> None:
+    """Write down that a stream has ended and has nothing in work."""
+    with store.transaction() as change:
+        change.set_note(_COMMITTED, None)
 
 
 def read_counts(store: OnlineStore) -> dict[tuple[str, str], int]:
