@@ -16,8 +16,8 @@ from skewless.pipeline.execution import Execution
 from skewless.pipeline.live import check_aggregates, remembered, split_steps, typed_as_in
 from skewless.pipeline.recipe import Recipe, load_recipe
 from skewless.storage import AnyPath
-from skewless.transforms.aggregate.aggregate import LateRows
 from skewless.transforms.aggregate.backfill import WriteTiles
+from skewless.transforms.aggregate.late import LateRows
 from skewless.transforms.deduplicate import Deduplicate
 from skewless.transforms.durations import Duration, microseconds
 from skewless.transforms.online.open import open_store

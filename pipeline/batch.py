@@ -37,7 +37,7 @@ from skewless.storage import (
     path_of,
     remove_tree,
 )
-from skewless.transforms.aggregate.aggregate import LATE
+from skewless.transforms.aggregate.late import LATE
 from skewless.transforms.analyze import Analyze
 from skewless.transforms.features.columns import Label
 from skewless.transforms.features.graph import build_preprocessing_fn

@@ -12,7 +12,8 @@ import apache_beam as beam
 from skewless.errors import RecipeError, no_such_column
 from skewless.pipeline.recipe import Recipe
 from skewless.schema import Schema, arrow_type, column_names, find_feature, make_schema
-from skewless.transforms.aggregate.aggregate import PARTITIONS, Aggregate, AggregateTogether
+from skewless.transforms.aggregate.aggregate import Aggregate
+from skewless.transforms.aggregate.together import PARTITIONS, AggregateTogether
 from skewless.transforms.features.columns import Label
 from skewless.transforms.join import JoinAsOf
 from skewless.transforms.replace import ReplaceRows

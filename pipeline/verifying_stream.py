@@ -24,7 +24,7 @@ from skewless.pipeline.live import live_rows
 from skewless.pipeline.recipe import Recipe
 from skewless.pipeline.verifying import Comparison, Difference
 from skewless.storage import AnyPath
-from skewless.transforms.aggregate.aggregate import late_rows
+from skewless.transforms.aggregate.late import late_rows
 from skewless.transforms.aggregate.online import OnlineTiles
 from skewless.transforms.aggregate.tiles import event_times, merge_tiles, tile_events, times_of
 from skewless.transforms.apply import load_transform

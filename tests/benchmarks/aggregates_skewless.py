@@ -12,7 +12,8 @@ import skewless as sk
 from skewless.pipeline.execution import Execution
 from skewless.schema import Schema, make_feature, make_schema
 from skewless.transforms.aggregate import functions
-from skewless.transforms.aggregate.aggregate import Aggregate, AggregateTogether
+from skewless.transforms.aggregate.aggregate import Aggregate
+from skewless.transforms.aggregate.together import AggregateTogether
 from skewless.transforms.sinks.parquet import WriteParquet
 from tests.benchmarks import aggregates_work as work
 from tests.benchmarks.work import Job

@@ -311,7 +311,7 @@ def test_a_stream_that_was_killed_is_as_batch(
     address, output = f"{server.url}?prefix=acceptance:", tmp_path / "out"
     arguments = [str(recipe), "--source", f"pubsub:{queue.subscription}", "--run", str(run.root)]
     arguments += ["--store", address, "--output", str(output), "--hold", "30m"]
-    arguments += ["--keep", "400d", "--remember", "400d", "--stop-when-idle", "8"]
+    arguments += ["--keep", "400d", "--remember", "400d", "--stop-when-idle", "15"]
     with (
         contextlib.closing(open_store(address)) as store,
         streaming(tmp_path / "stream.log", *arguments) as process,
@@ -319,9 +319,10 @@ def test_a_stream_that_was_killed_is_as_batch(
         process.until(lambda: reads(store) >= FLIGHTS // 2)
         process.kill()
         assert reads(store) < len(sent.messages)
+        # All of the backlog is there, so that no pause in it ends the stream.
+        publisher.join()
         process.start()
         process.end()
-        publisher.join()
         check_ledger(store, sent, output)
         assert store.notes("outbox/") == {}
         assert store.notes("waiting/") == {}

@@ -177,23 +177,13 @@ class ExactSums(NamedTuple):
                 column += np.bincount(groups[part], limbs, count).astype(np.int64)
         return _carried(columns, self.base)
 
-    def running(self) -> ExactSums:
-        """Return the sums of the first 0, 1, ... n numbers; [n + 1]."""
-        columns = np.zeros((self.limbs.shape[1], len(self.limbs) + 1), np.int64)
-        np.cumsum(self.limbs.T, axis=1, out=columns[:, 1:])
-        return _carried(list(columns), self.base)
-
-    def between(self, start: Ints, stop: Ints) -> ExactSums:
-        """Return the numbers at `stop` minus those at `start`: sums of windows, if `running`.
+    def windows(self, starts: Ints, stops: Ints) -> ExactSums:
+        """Return the sums of the numbers [start, stop) of each window.
 
         >>> sums = ExactSums.of_groups(np.array([1.0, 2.0, 4.0]), np.arange(3), 3)
-        >>> sums.running().between(np.array([0, 1, 2]), np.array([2, 3, 2])).to_float64()
+        >>> sums.windows(np.array([0, 1, 2]), np.array([2, 3, 2])).to_float64()
         array([3., 6., 0.])
         """
-        return _carried([limbs[stop] - limbs[start] for limbs in self.limbs.T], self.base)
-
-    def windows(self, starts: Ints, stops: Ints) -> ExactSums:
-        """Return the sums of the numbers [start, stop) of each window."""
         columns = []
         for limbs in self.limbs.T:
             # At most 2**31 numbers below 2**32 fit without a carry.

@@ -20,9 +20,10 @@ import pyarrow as pa
 
 from skewless.errors import RecipeError
 from skewless.schema import Schema
-from skewless.transforms.aggregate.aggregate import LATE, add_columns, late_rows
+from skewless.transforms.aggregate.late import LATE, late_rows
 from skewless.transforms.aggregate.online import check_plans, merge_events, read_windows
 from skewless.transforms.aggregate.tiles import TilePlan, Time, event_times, times_of
+from skewless.transforms.aggregate.together import add_columns
 from skewless.transforms.live.steps import LiveStep
 from skewless.transforms.online.store import OnlineStore, Transaction
 from skewless.transforms.rows import Outcome, Rejected, reject_rows

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from skewless.schema import make_feature, make_schema
 from skewless.transforms.aggregate import functions
-from skewless.transforms.aggregate.aggregate import Aggregate, add_columns
+from skewless.transforms.aggregate.aggregate import Aggregate
 from skewless.transforms.aggregate.tiles import (
     Tiles,
     merge_tiles,
@@ -27,6 +27,7 @@ from skewless.transforms.aggregate.tiles import (
     times_of,
     windows_at,
 )
+from skewless.transforms.aggregate.together import add_columns
 from skewless.transforms.expressions import field
 from skewless.transforms.rows import data_columns
 from skewless.transforms.shuffle import key_values

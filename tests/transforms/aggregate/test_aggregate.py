@@ -10,14 +10,11 @@ import pyarrow as pa
 import pytest
 
 from skewless.errors import RecipeError
-from skewless.transforms.aggregate.aggregate import (
-    Aggregate,
-    AggregateTogether,
-    add_columns,
-    late_rows,
-)
+from skewless.transforms.aggregate.aggregate import Aggregate
 from skewless.transforms.aggregate.functions import count, last, max, mean, sum, time_since_last
+from skewless.transforms.aggregate.late import late_rows
 from skewless.transforms.aggregate.tiles import merge_tiles
+from skewless.transforms.aggregate.together import AggregateTogether, add_columns
 from skewless.transforms.expressions import field
 from skewless.transforms.rows import ORIGIN, with_origin
 from tests.transforms.aggregate.naive import (

@@ -118,12 +118,11 @@ def test_windows_are_differences_of_running_sums(rows, windows):
     each = ExactSums.of_groups(values, np.arange(len(values)), len(values))
     ends = np.minimum(np.array(windows, np.int64).reshape(-1, 2), len(values))
     start, stop = ends.min(axis=1), ends.max(axis=1)
-    found = each.running().between(start, stop)
+    found = each.windows(start, stop)
     assert exactly(found) == [
         sum(map(Fraction, values[one:other].tolist()), Fraction(0))
         for one, other in zip(start.tolist(), stop.tolist(), strict=True)
     ]
-    assert len(each.running().limbs) == len(values) + 1
 
 
 COUNTS = st.one_of(
@@ -191,8 +190,8 @@ def test_many_rows_of_one_group():
     assert sums.to_float64().tolist() == [math.fsum(values.tolist())]
     squares = ExactSums.squares_of_groups(values, groups, 1)
     assert squares.to_float64().tolist() == [math.fsum((values.astype(np.float64) ** 2).tolist())]
-    running = ExactSums.of_groups(values, np.arange(len(values)), len(values)).running()
-    last = running.take(np.array([len(values)]))
+    apart = ExactSums.of_groups(values, np.arange(len(values)), len(values))
+    last = apart.windows(np.array([0]), np.array([len(values)]))
     assert last.to_bytes() == sums.to_bytes()
     most = np.full(len(values), 2**63 - 1)
     assert exactly(ExactSums.of_groups(most, groups, 1)) == [len(values) * (2**63 - 1)]
@@ -231,8 +230,8 @@ def test_nothing(dtype):
             assert same.to_bytes() == []
             assert same.to_float64().dtype == np.float64
             assert len(same.divided_by(no_rows)) == 0
-    assert empty.running().to_float64().tolist() == [0.0]
-    assert empty.between(no_rows, no_rows).to_bytes() == []
+    assert empty.windows(np.array([0]), np.array([0])).to_float64().tolist() == [0.0]
+    assert empty.windows(no_rows, no_rows).to_bytes() == []
     assert empty.regroup(no_rows, 2).to_bytes() == [b"", b""]
     assert ExactSums.concat([]).to_bytes() == ExactSums.from_bytes([]).to_bytes() == []
     assert len(variance(empty, empty, no_rows)) == 0

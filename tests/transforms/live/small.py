@@ -14,7 +14,8 @@ import pyarrow as pa
 from skewless.pipeline.ledger import Ledger
 from skewless.schema import make_feature, make_schema
 from skewless.transforms.aggregate import functions
-from skewless.transforms.aggregate.aggregate import Aggregate, add_columns, late_rows
+from skewless.transforms.aggregate.aggregate import Aggregate
+from skewless.transforms.aggregate.late import late_rows
 from skewless.transforms.aggregate.tiles import (
     TilePlan,
     entities,
@@ -24,6 +25,7 @@ from skewless.transforms.aggregate.tiles import (
     times_of,
     windows_at,
 )
+from skewless.transforms.aggregate.together import add_columns
 from skewless.transforms.join import JoinAsOf
 from skewless.transforms.live.microbatches import LiveRows, MicroBatches, Released, read_counts
 from skewless.transforms.live.steps import DropRepeated
