@@ -25,12 +25,12 @@ from skewless.transforms.durations import Duration
 from skewless.transforms.live.microbatches import (
     LiveRows,
     MicroBatches,
-    Released,
     last_commit,
     note_end,
     read_counts,
 )
 from skewless.transforms.live.process import CommitRows, Outputs, WriteReleased
+from skewless.transforms.live.released import Released
 from skewless.transforms.online.open import open_store
 from skewless.transforms.online.store import OnlineStore
 from skewless.transforms.rows import Rows

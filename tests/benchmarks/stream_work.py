@@ -20,8 +20,9 @@ from skewless.pipeline.live import NewestRun, graph_of, live_rows
 from skewless.pipeline.recipe import load_recipe
 from skewless.schema import arrow_schema
 from skewless.transforms.apply import load_transform
-from skewless.transforms.live.microbatches import Released, read_counts
+from skewless.transforms.live.microbatches import read_counts
 from skewless.transforms.live.process import CommitRows, Outputs, WriteReleased
+from skewless.transforms.live.released import Released
 from skewless.transforms.online.open import open_store
 from tests.benchmarks.measure import ROOT
 from tests.benchmarks.stream_source import Lines, ReadLines, percentile, raw_lines

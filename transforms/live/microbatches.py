@@ -12,8 +12,7 @@ import dataclasses
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -24,14 +23,14 @@ from skewless.transforms.aggregate.late import LATE, late_rows
 from skewless.transforms.aggregate.online import check_plans, merge_events, read_windows
 from skewless.transforms.aggregate.tiles import TilePlan, Time, event_times, times_of
 from skewless.transforms.aggregate.together import add_columns
+from skewless.transforms.live.released import Accept, Released, from_ipc, to_ipc
 from skewless.transforms.live.steps import LiveStep
 from skewless.transforms.online.store import OnlineStore, Transaction
 from skewless.transforms.rows import Outcome, Rejected, reject_rows
 from skewless.transforms.shuffle import concat
-from skewless.transforms.sinks.rejected import rejected_from_json, rejected_to_json
 from skewless.transforms.validate import validate_rows
 
-__all__ = ["LiveRows", "MicroBatches", "Released", "last_commit", "note_end", "read_counts"]
+__all__ = ["LiveRows", "MicroBatches", "last_commit", "note_end", "read_counts"]
 
 _COUNTS = "counts"
 _SEQUENCE = "sequence"
@@ -84,57 +83,6 @@ class LiveRows:
     window: int = 0
     keep: int | None = None
     remember: int = 86_400_000_000
-
-
-class Released(NamedTuple):
-    """Rows that were let go, with all columns, and rows that were rejected.
-
-    Attributes:
-        number: Of the transaction; what is written for it is written under this number.
-        rows: The rows, or None.
-        rejected: The rejected rows.
-        version: Of the graph that took them.
-        features: What that made of them; not kept in the store, and None after a restart.
-    """
-
-    number: int
-    rows: pa.RecordBatch | None
-    rejected: tuple[Rejected, ...]
-    version: str = ""
-    features: pa.RecordBatch | None = None
-
-    def to_bytes(self) -> bytes:
-        """Return it as bytes."""
-        lines = json.dumps([self.version, *map(rejected_to_json, self.rejected)]).encode()
-        rows = b"" if self.rows is None else _to_ipc(self.rows)
-        return len(lines).to_bytes(8, "little") + lines + rows
-
-    @classmethod
-    def from_bytes(cls, number: int, data: bytes) -> Released:
-        """Return what `to_bytes` was called on."""
-        end = 8 + int.from_bytes(data[:8], "little")
-        version, *lines = json.loads(data[8:end])
-        rows = _from_ipc(data[end:]) if len(data) > end else None
-        return cls(number, rows, tuple(map(rejected_from_json, lines)), version)
-
-
-class Accepted(NamedTuple):
-    """What the transform graph made of rows.
-
-    Attributes:
-        rows: The rows that it takes.
-        features: What it made of them, row by row.
-        rejected: The others.
-        version: What tells which graph it was.
-    """
-
-    rows: pa.RecordBatch
-    features: pa.RecordBatch
-    rejected: list[Rejected]
-    version: str
-
-
-Accept = Callable[[pa.RecordBatch], Accepted]
 
 
 class MicroBatches:
@@ -392,7 +340,7 @@ class _Commit:
             due = np.where(times.is_valid().to_numpy(zero_copy_only=False), ends, _AT_ONCE)
         for one in np.unique(due).tolist():
             name = f"{_WAITING}{one}/{self._number}"
-            self._change.set_note(name, _to_ipc(batch.filter(pa.array(due == one))))
+            self._change.set_note(name, to_ipc(batch.filter(pa.array(due == one))))
             self._dues.add(one)
 
     def _due(self, all_waiting: bool) -> list[pa.RecordBatch]:
@@ -419,7 +367,7 @@ class _Commit:
             self._dues.discard(due)
             for name, data in sorted(held.get(due, ()), key=_number_of):
                 self._change.set_note(name, None)
-                found.append(_from_ipc(data))
+                found.append(from_ipc(data))
                 rows += found[-1].num_rows
         return found
 
@@ -441,15 +389,3 @@ class _Commit:
 
 def _number_of(note: tuple[str, bytes]) -> int:
     return int(note[0].rpartition("/")[2])
-
-
-def _to_ipc(batch: pa.RecordBatch) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    return bytes(sink.getvalue())
-
-
-def _from_ipc(data: bytes) -> pa.RecordBatch:
-    with pa.ipc.open_stream(data) as reader:
-        return reader.read_next_batch()

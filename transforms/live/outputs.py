@@ -12,7 +12,7 @@ import pyarrow as pa
 from skewless.storage import AnyPath
 from skewless.transforms.aggregate.tiles import Time, times_of
 from skewless.transforms.apply import apply_transform, load_transform
-from skewless.transforms.live.microbatches import Accepted, Released
+from skewless.transforms.live.released import Accepted, Released
 from skewless.transforms.rows import data_columns
 from skewless.transforms.sinks.files import whole_file
 from skewless.transforms.sinks.rejected import rejected_to_json

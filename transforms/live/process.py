@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from skewless.storage import path_of
 from skewless.transforms.aggregate.tiles import Time
-from skewless.transforms.live.microbatches import LiveRows, MicroBatches, Released
+from skewless.transforms.live.microbatches import LiveRows, MicroBatches
 from skewless.transforms.live.outputs import (
     Graph,
     Predictions,
@@ -24,6 +24,7 @@ from skewless.transforms.live.outputs import (
     write_examples,
     write_rejected,
 )
+from skewless.transforms.live.released import Released
 from skewless.transforms.online.open import open_store
 from skewless.transforms.rows import Rejected, Rows
 

@@ -27,7 +27,8 @@ from skewless.transforms.aggregate.tiles import (
 )
 from skewless.transforms.aggregate.together import add_columns
 from skewless.transforms.join import JoinAsOf
-from skewless.transforms.live.microbatches import LiveRows, MicroBatches, Released, read_counts
+from skewless.transforms.live.microbatches import LiveRows, MicroBatches, read_counts
+from skewless.transforms.live.released import Released
 from skewless.transforms.live.steps import DropRepeated
 from skewless.transforms.online import OnlineStore, Transaction
 from skewless.transforms.rows import OFFSET, Rejected, with_origin

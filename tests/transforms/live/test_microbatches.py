@@ -22,12 +22,8 @@ from skewless.schema import make_feature, make_schema
 from skewless.transforms.aggregate.aggregate import Aggregate
 from skewless.transforms.aggregate.functions import count
 from skewless.transforms.filter import Require
-from skewless.transforms.live.microbatches import (
-    Accepted,
-    MicroBatches,
-    Released,
-    read_counts,
-)
+from skewless.transforms.live.microbatches import MicroBatches, read_counts
+from skewless.transforms.live.released import Accepted, Released
 from skewless.transforms.live.steps import DropRepeated, Join, Keep
 from skewless.transforms.online import OnlineStore, open_store
 from skewless.transforms.rows import OFFSET, reject_rows

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from skewless.transforms.live.microbatches import Released
 from skewless.transforms.live.outputs import (
     Graph,
     as_messages,
@@ -18,6 +17,7 @@ from skewless.transforms.live.outputs import (
     write_examples,
     write_rejected,
 )
+from skewless.transforms.live.released import Released
 from skewless.transforms.rows import Rejected
 from skewless.transforms.sinks.rejected import read_rejected_file
 from skewless.transforms.sources.tfrecord import ReadTFRecord
