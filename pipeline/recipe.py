@@ -156,8 +156,10 @@ class Recipe:
         return found
 
     def describe(self, *fields: str) -> Any:
-        """Return the named fields (all, when none is named) as a canonical JSON value."""
-        names = fields or tuple(f.name for f in dataclasses.fields(self))
+        """Return the named fields as a canonical JSON value; by default all that make a run."""
+        # Where a stream comes from is nothing that a run is made of.
+        every = tuple(f.name for f in dataclasses.fields(self) if f.name != "stream")
+        names = fields or every
         return _fields(self, names)
 
     def digest(self) -> str:

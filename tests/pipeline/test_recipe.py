@@ -40,6 +40,14 @@ def test_digest_is_of_the_definition_alone(tmp_path: pathlib.Path) -> None:
         assert load_recipe(write(tmp_path, changed, "x_recipe.py")).digest() != one.digest()
 
 
+def test_where_a_stream_comes_from_makes_no_other_run(tmp_path: pathlib.Path) -> None:
+    one = load_recipe(write(tmp_path, TEXT))
+    stream = 'stream=sk.ReadKafka("t", bootstrap_servers="b:9092"),\n    label='
+    other = load_recipe(write(tmp_path, TEXT.replace("label=", stream), "y_recipe.py"))
+    assert other.stream is not None
+    assert one.digest() == other.digest()
+
+
 def test_digest_follows_the_text_of_a_function(tmp_path: pathlib.Path) -> None:
     text = TEXT.replace(
         'features={"size": sk.numeric("size").zscore()}', "preprocessing_fn=prepare"
