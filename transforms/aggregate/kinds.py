@@ -84,7 +84,8 @@ def floats(values: pa.Array) -> Any:
 def as_float32(values: Any, known: Any) -> pa.Array:
     """Return numbers as raw columns have them: rounded to float64 once, then to float32."""
     with np.errstate(over="ignore"):
-        rounded = values.astype(np.float32)
+        # Adding 0 makes 0.0 of the -0.0 that a tiny negative number is rounded to.
+        rounded = values.astype(np.float32) + np.float32(0)
     return pa.array(rounded, mask=~(known & np.isfinite(rounded)))
 
 

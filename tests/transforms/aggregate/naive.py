@@ -179,7 +179,7 @@ def single(number: Fraction | float) -> float | None:
     except OverflowError:
         return None
     with np.errstate(over="ignore"):
-        rounded = float(np.float32(number))
+        rounded = float(np.float32(number)) + 0.0
     return rounded if math.isfinite(rounded) else None
 
 

@@ -54,7 +54,6 @@ from tests.transforms.live.small import (
 )
 
 DISORDER = 15  # seconds
-NOW = time.time() - BEGIN
 
 
 @pytest.fixture
@@ -281,8 +280,9 @@ def test_what_is_too_old_is_forgotten(store: OnlineStore, path: pathlib.Path) ->
 
 @pytest.mark.parametrize("hold", [0, 10])
 def test_times_to_come_do_not_carry_the_stream_away(store: OnlineStore, hold: int) -> None:
-    batches, written = MicroBatches(live(keep=100, hold=hold), store), Written()
-    coming = [event(0, NOW - 90), event(1, NOW + 10**8), event(2, NOW - 60), event(3, NOW - 40)]
+    batches, written = MicroBatches(live(keep=10_000, hold=hold), store), Written()
+    now = time.time() - BEGIN
+    coming = [event(0, now - 90), event(1, now + 10**8), event(2, now - 60), event(3, now - 40)]
     for one in coming:
         released = batches.commit(batch_of([one]))
         if released is not None:
