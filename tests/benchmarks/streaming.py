@@ -27,7 +27,7 @@ from tests.benchmarks.stream_source import percentile
 from tests.benchmarks.work import Job
 from tests.servers.redis import redis
 
-EVENTS, FEW_EVENTS = 100_000, 2_000
+EVENTS, FEW_EVENTS = 100_000, 1_000
 TARGET, TIMES = 5_000, 10
 LIMIT = 600.0
 REPEATS = 3
