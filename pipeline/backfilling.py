@@ -13,7 +13,7 @@ import apache_beam as beam
 from skewless.errors import RecipeError
 from skewless.pipeline.artifacts import latest_run
 from skewless.pipeline.execution import Execution
-from skewless.pipeline.live import check_aggregates, remembered, split_steps, typed_as_in
+from skewless.pipeline.live import event_schema, remembered, split_steps, typed_as_in
 from skewless.pipeline.recipe import Recipe, load_recipe
 from skewless.storage import AnyPath
 from skewless.transforms.aggregate.backfill import WriteTiles
@@ -60,7 +60,7 @@ def backfill(
     before, aggregates, _ = split_steps(typed)
     if not aggregates:
         raise RecipeError(f"{recipe}: the recipe has no Aggregate; there is nothing to backfill")
-    check_aggregates(typed.source.raw_schema(), before, aggregates)
+    event_schema(typed.source.raw_schema(), before, aggregates)
     by = next((tuple(step.by) for step in before if isinstance(step, Deduplicate)), ())
     plans = [step.plan for step in aggregates]
     write = WriteTiles(

@@ -37,7 +37,7 @@ from skewless.transforms.rows import each_batch
 
 __all__ = [
     "NewestRun",
-    "check_aggregates",
+    "event_schema",
     "graph_of",
     "live_rows",
     "online_features",
@@ -96,13 +96,13 @@ def typed_as_in(recipe: Recipe, run: AnyPath) -> tuple[Recipe, Schema]:
     return typed_recipe(recipe, paths)
 
 
-def check_aggregates(schema: Schema, before: Sequence[Any], aggregates: Sequence[Any]) -> None:
-    """Check that all aggregates can be made of the columns that are there before them.
+def event_schema(schema: Schema, before: Sequence[Any], aggregates: Sequence[Any]) -> Schema:
+    """Return the schema of the events that all aggregates are made of.
 
     Args:
         schema: The raw columns.
         before: The steps before the aggregates.
-        aggregates: These.
+        aggregates: These, each of which must find its columns there.
 
     Raises:
         RecipeError: If one takes a column of another.
@@ -116,6 +116,7 @@ def check_aggregates(schema: Schema, before: Sequence[Any], aggregates: Sequence
             raise RecipeError(
                 f"{error}; in a stream no Aggregate takes a column of another one"
             ) from None
+    return schema
 
 
 def live_rows(
@@ -143,7 +144,7 @@ def live_rows(
     """
     typed, schema = typed_as_in(recipe, run)
     before, aggregates, after = split_steps(typed)
-    check_aggregates(typed.source.raw_schema(), before, aggregates)
+    event_schema(typed.source.raw_schema(), before, aggregates)
     steps = [_live(step, state, execution) for step in before]
     if not any(isinstance(step, DropRepeated) for step in steps):
         # Without key columns a message that comes again is known by where it came from.
@@ -229,9 +230,7 @@ def online_features(run: str | os.PathLike[str], store: str) -> OnlineFeatures:
     recipe = load_recipe(read_manifest(root)["recipe"]["file"])
     typed, _ = typed_recipe(recipe, RunPaths(root))
     before, aggregates, _ = split_steps(typed)
-    schema = typed.source.raw_schema()
-    for step in before:
-        schema = step.output_schema(schema)
+    schema = event_schema(typed.source.raw_schema(), before, aggregates)
     return OnlineFeatures(open_store(store), aggregates, schema)
 
 
@@ -252,6 +251,7 @@ class NewestRun:
     columns: tuple[str, ...]
     with_model: bool = False
     _found: str = ""
+    _aside: set[str] = dataclasses.field(default_factory=set)
     _looked: float = -_LOOK_SECONDS
 
     def __call__(self) -> str:
@@ -292,7 +292,9 @@ class NewestRun:
         inputs = stages.get("analyze", {}).get("result", {}).get("inputs", [])
         if set(inputs) <= set(self.columns):
             return True
-        progress.note(f"{run} needs columns that the stream has not; it is left aside")
+        if str(run) not in self._aside:
+            self._aside.add(str(run))
+            progress.note(f"{run} needs columns that the stream has not; it is left aside")
         return False
 
 

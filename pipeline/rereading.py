@@ -21,7 +21,7 @@ from skewless.transforms.replace import without_rows
 from skewless.transforms.rows import FILE, OFFSET
 from skewless.transforms.sinks.rejected import read_rejected_file
 
-__all__ = ["verify_rows"]
+__all__ = ["read_rows", "verify_rows"]
 
 
 def verify_rows(paths: RunPaths, recipe: Recipe, execution: Execution) -> Comparison:
@@ -60,14 +60,15 @@ def _in_order(folder: AnyPath) -> pa.Table:
     parts = paths_in(folder, "*.parquet")
     if not parts:
         return pa.table({})
-    table = pa.concat_tables([_read(part) for part in parts])
+    table = pa.concat_tables([read_rows(part) for part in parts])
     plain = table.set_column(
         table.schema.get_field_index(FILE), FILE, table.column(FILE).cast(pa.string())
     )
     return plain.sort_by([(FILE, "ascending"), (OFFSET, "ascending")])
 
 
-def _read(part: AnyPath) -> pa.Table:
+def read_rows(part: AnyPath) -> pa.Table:
+    """Return the rows of a part."""
     with part.open("rb") as file:
         return pq.read_table(file)
 

@@ -29,7 +29,7 @@ from skewless.transforms.live.microbatches import (
     note_end,
     read_counts,
 )
-from skewless.transforms.live.process import CommitRows, Outputs, WriteReleased
+from skewless.transforms.live.process import Outputs, WriteReleased, commit_rows
 from skewless.transforms.live.released import Released
 from skewless.transforms.online.open import open_store
 from skewless.transforms.online.store import OnlineStore
@@ -230,8 +230,8 @@ class StreamRows(beam.PTransform):  # type: ignore[misc]
         """Do all of it in one stage."""
         read = begin | "Read" >> self.source
         rows = read if isinstance(read, Rows) else Rows(read)
-        commit = CommitRows(self.live, self.store, self.outputs.graph)
-        for number, released in enumerate(commit.expand(rows)):
+        committed = commit_rows(rows, self.live, self.store, self.outputs.graph)
+        for number, released in enumerate(committed):
             _ = released | f"Write{number}" >> WriteReleased(self.outputs)
 
 

@@ -22,14 +22,15 @@ from skewless.pipeline.batch import typed_recipe
 from skewless.pipeline.execution import Execution
 from skewless.pipeline.live import live_rows
 from skewless.pipeline.recipe import Recipe
+from skewless.pipeline.rereading import read_rows
 from skewless.pipeline.verifying import Comparison, Difference
-from skewless.storage import AnyPath
 from skewless.transforms.aggregate.late import late_rows
-from skewless.transforms.aggregate.online import OnlineTiles
+from skewless.transforms.aggregate.online import differing_tiles
 from skewless.transforms.aggregate.tiles import event_times, merge_tiles, tile_events, times_of
 from skewless.transforms.apply import load_transform
 from skewless.transforms.live.microbatches import LiveRows, MicroBatches
 from skewless.transforms.online.open import open_store
+from skewless.transforms.online.store import Reader
 from skewless.transforms.rows import FILE, OFFSET
 from skewless.transforms.sinks.parquet import WriteParquet
 from skewless.transforms.validate import validate_rows
@@ -153,7 +154,7 @@ def _compare(
             raise RunError(
                 f"{way.name}: {seen:,} rows came out, but the run has {written.within(events):,}"
             )
-        _compare_tiles(live, events, OnlineTiles(store), tiles)
+        _compare_tiles(live, events, store, tiles)
     finally:
         store.close()
     yield from (rows, features, tiles)
@@ -189,12 +190,12 @@ def _stream(way: _Way, live: LiveRows, events: pa.Table, store: Any) -> Iterator
             yield released.rows
 
 
-def _compare_tiles(live: LiveRows, events: pa.Table, held: OnlineTiles, found: Comparison) -> None:
+def _compare_tiles(live: LiveRows, events: pa.Table, held: Reader, found: Comparison) -> None:
     """Compare the tiles in a store with those that batch makes of the same events."""
     distinct = _accepted(live, events)
     for plan in live.plans:
         made = merge_tiles([tile_events(distinct, plan)], plan)
-        differing, tiles = held.differing(made, plan)
+        differing, tiles = differing_tiles(held, made, plan)
         found.rows += tiles
         found.features = max(found.features, len(plan.partials))
         found.differing += differing
@@ -221,7 +222,7 @@ class _Written:
     def __init__(self, paths: RunPaths) -> None:
         self._graph = str(paths.transform_graph)
         parts = [part for split in SPLITS for part in paths.row_parts(split)]
-        self._rows = pa.concat_tables(_read(part) for part in parts).combine_chunks()
+        self._rows = pa.concat_tables(read_rows(part) for part in parts).combine_chunks()
         self._at = {place: i for i, place in enumerate(_places(self._rows))}
         self._apply = load_transform(self._graph)
         self._features = pa.Table.from_batches(
@@ -246,11 +247,6 @@ class _Written:
         _compare_columns(held.select(names), batch.select(names), places, rows)
         made = self._apply(batch)
         _compare_columns(self._features.take(at), made, places, features)
-
-
-def _read(part: AnyPath) -> pa.Table:
-    with part.open("rb") as file:
-        return pq.read_table(file)
 
 
 def _places(table: pa.Table) -> list[tuple[str, int]]:

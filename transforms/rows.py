@@ -26,8 +26,10 @@ __all__ = [
     "as_text",
     "data_columns",
     "each_batch",
+    "from_ipc",
     "python_rows",
     "reject_rows",
+    "to_ipc",
     "with_origin",
 ]
 
@@ -98,18 +100,29 @@ class Rows(NamedTuple):
         return Rows(result.rows, self.rejected + result.rejected, self.counts + result.counts)
 
 
+def to_ipc(batch: pa.RecordBatch, compression: str | None = None) -> bytes:
+    """Return a batch as bytes of Arrow IPC, compressed by `lz4`, say."""
+    options = pa.ipc.IpcWriteOptions(compression=compression, use_threads=False)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema, options=options) as writer:
+        writer.write_batch(batch)
+    return bytes(sink.getvalue())
+
+
+def from_ipc(data: bytes) -> pa.RecordBatch:
+    """Return what `to_ipc` was called on."""
+    with pa.ipc.open_stream(data) as reader:
+        return reader.read_next_batch()
+
+
 class _RecordBatchCoder(coders.Coder):  # type: ignore[misc]
     """Arrow IPC: a pickled slice would drag the whole parent's buffers along."""
 
     def encode(self, value: pa.RecordBatch) -> bytes:
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, value.schema) as writer:
-            writer.write_batch(value)
-        return bytes(sink.getvalue())
+        return to_ipc(value)
 
     def decode(self, encoded: bytes) -> pa.RecordBatch:
-        with pa.ipc.open_stream(encoded) as reader:
-            return reader.read_next_batch()
+        return from_ipc(encoded)
 
     def estimate_size(self, value: pa.RecordBatch) -> int:
         """Return the size for Beam's metrics, which would else encode the batch to know it."""

@@ -21,7 +21,7 @@ from skewless.pipeline.recipe import load_recipe
 from skewless.schema import arrow_schema
 from skewless.transforms.apply import load_transform
 from skewless.transforms.live.microbatches import read_counts
-from skewless.transforms.live.process import CommitRows, Outputs, WriteReleased
+from skewless.transforms.live.process import Outputs, WriteReleased, commit_rows
 from skewless.transforms.live.released import Released
 from skewless.transforms.online.open import open_store
 from tests.benchmarks.measure import ROOT
@@ -61,7 +61,7 @@ def _skewless(job: Job, lines: Lines, live: Any, graph: Any) -> dict[str, Any]:
     began = time.time()
     with beam.Pipeline("FnApiRunner") as pipeline:
         rows = pipeline | ReadLines(lines=lines, schema=live.schema)
-        for number, released in enumerate(CommitRows(live, address, graph).expand(rows)):
+        for number, released in enumerate(commit_rows(rows, live, address, graph)):
             written = released | f"Write{number}" >> WriteReleased(outputs)
             _ = written | f"Note{number}" >> beam.Map(_note)
             _ = released | f"Rows{number}" >> beam.Map(_note_rows)

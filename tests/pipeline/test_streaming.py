@@ -16,7 +16,7 @@ from apache_beam.pipeline import PipelineVisitor
 
 from skewless.errors import RecipeError, RunError
 from skewless.pipeline.execution import Execution
-from skewless.pipeline.live import NewestRun, check_aggregates, split_steps
+from skewless.pipeline.live import NewestRun, event_schema, split_steps
 from skewless.pipeline.recipe import Recipe
 from skewless.pipeline.streaming import Stream, stream_ledger, stream_sink, stream_source
 from skewless.schema import make_feature, make_schema
@@ -76,9 +76,9 @@ def test_an_aggregate_of_an_aggregate_is_refused() -> None:
     schema = make_schema([make_feature(name, kind, required=True) for name, kind in kinds.items()])
     one = aggregate("a")
     other = Aggregate(by=["k"], known_at="t", at="t", tile="5m", m=mean("n", over="1h"))
-    check_aggregates(schema, [Require("v")], [one])
+    event_schema(schema, [Require("v")], [one])
     with pytest.raises(RecipeError, match="in a stream no Aggregate takes a column of another"):
-        check_aggregates(schema, [Require("v")], [one, other])
+        event_schema(schema, [Require("v")], [one, other])
 
 
 # --- Addresses ---------------------------------------------------------------------------

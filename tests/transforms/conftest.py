@@ -1,5 +1,6 @@
 """Run a small pipeline eagerly and look at every PCollection of its result."""
 
+import contextlib
 import pathlib
 import pickle
 import tempfile
@@ -8,6 +9,8 @@ import uuid
 
 import apache_beam as beam
 import pytest
+
+from skewless.transforms.online import open_store
 
 
 def _write(element, directory):
@@ -41,3 +44,16 @@ def _eager(build):
 def eager():
     """Run `build(pipeline)`, which returns Rows or Splits; give their elements as lists."""
     return _eager
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Return where a test's online store is."""
+    return tmp_path / "store.db"
+
+
+@pytest.fixture
+def store(path):
+    """Open an online store of SQLite."""
+    with contextlib.closing(open_store(path)) as opened:
+        yield opened

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import apache_beam as beam
@@ -12,7 +12,15 @@ import numpy as np
 import pyarrow as pa
 
 from skewless.errors import RunError
-from skewless.transforms.aggregate.online import check_plans, put_tiles
+from skewless.transforms.aggregate.online import (
+    FORGOTTEN,
+    PROGRESS,
+    SEQUENCE,
+    claim_tiles,
+    newest_times,
+    oldest_tile,
+    put_tiles,
+)
 from skewless.transforms.aggregate.tiles import (
     TilePlan,
     Tiles,
@@ -22,12 +30,10 @@ from skewless.transforms.aggregate.tiles import (
     tile_events,
 )
 from skewless.transforms.online.open import open_store
+from skewless.transforms.online.store import Transaction
 from skewless.transforms.shuffle import PARTITIONS, key_values, partition_batch
 
 __all__ = ["WriteTiles"]
-
-_PROGRESS = "progress"
-_FORGOTTEN = "forgotten"
 
 
 @dataclasses.dataclass(eq=False)
@@ -61,7 +67,7 @@ class WriteTiles(beam.PTransform):  # type: ignore[misc]
         plans = tuple(self.plans)
         newest = beam.pvalue.AsSingleton(
             batches
-            | "NewestOfBatch" >> beam.Map(_newest_of, plans)
+            | "NewestOfBatch" >> beam.Map(newest_times, plans)
             | "Newest" >> beam.CombineGlobally(_newest)
         )
         checked = beam.pvalue.AsSingleton(
@@ -87,17 +93,6 @@ class WriteTiles(beam.PTransform):  # type: ignore[misc]
         )
 
 
-def _newest_of(batch: pa.RecordBatch, plans: Sequence[TilePlan]) -> dict[str, int]:
-    """Return the newest time of each plan's events; one to come is as now, as in a stream."""
-    found = {}
-    now = round(time.time() * 1e6)
-    for plan in plans:
-        times, known = event_times(batch, plan)
-        if known.any():
-            found[plan.name] = min(int(times[known].max()), now)
-    return found
-
-
 def _newest(several: Iterable[Mapping[str, int]]) -> dict[str, int]:
     found: dict[str, int] = {}
     for one in several:
@@ -106,25 +101,21 @@ def _newest(several: Iterable[Mapping[str, int]]) -> dict[str, int]:
     return found
 
 
-def _oldest(newest: Mapping[str, int], plan: TilePlan, keep: int) -> int:
-    """Return where the first tile begins that is written."""
-    return (min(newest.values()) - plan.longest - keep) // plan.tile * plan.tile
-
-
 def _check_store(address: str, plans: Sequence[TilePlan]) -> str:
-    store = open_store(address)
-    try:
-        if store.notes("sequence"):
+    with contextlib.closing(open_store(address)) as store:
+        if store.notes(SEQUENCE):
             raise RunError(
                 f"{address}: a stream has written to this store; backfill one that is new"
             )
-        note = check_plans(store, plans)
-        if note is not None:
-            with store.transaction() as change:
-                change.set_note("plans", note)
-    finally:
-        store.close()
+        claim_tiles(store, plans)
     return address
+
+
+@contextlib.contextmanager
+def _change(address: str) -> Iterator[Transaction]:
+    """Give a transaction of a store that is opened for it."""
+    with contextlib.closing(open_store(address)) as store, store.transaction() as change:
+        yield change
 
 
 def _tile(
@@ -150,13 +141,10 @@ def _put(
     plan = plans[part[0][0]]
     tiles = merge_tiles([Tiles.from_arrow(table, plan) for table in part[1]], plan)
     if len(tiles.starts):
-        tiles = tiles.take(np.flatnonzero(tiles.starts >= _oldest(newest, plan, keep)))
-    store = open_store(address)
-    try:
-        with store.transaction() as change:
-            put_tiles(change, tiles, plan)
-    finally:
-        store.close()
+        oldest = oldest_tile(plan, min(newest.values()), keep)
+        tiles = tiles.take(np.flatnonzero(tiles.starts >= oldest))
+    with _change(address) as change:
+        put_tiles(change, tiles, plan)
     return len(tiles.starts)
 
 
@@ -184,25 +172,19 @@ def _remember(
     # One without a time is as of the newest.
     found = [(one, oldest if at is None else at) for ids in part[1] for one, at in ids]
     kept = [(one, at) for one, at in found if at + remember >= oldest]
-    store = open_store(address)
-    try:
-        with store.transaction() as change:
-            change.unseen([one for one, _ in kept], [at + remember for _, at in kept])
-    finally:
-        store.close()
+    with _change(address) as change:
+        change.unseen([one for one, _ in kept], [at + remember for _, at in kept])
     return 0
 
 
 def _set_progress(
     tiles: int, plans: Sequence[TilePlan], address: str, keep: int, newest: Mapping[str, int]
 ) -> int:
-    forgotten = {plan.name: _oldest(newest, plan, keep) for plan in plans if newest}
-    store = open_store(address)
-    try:
-        with store.transaction() as change:
-            change.set_note(_PROGRESS, json.dumps(dict(newest)).encode())
-            # A stream whose rows wait, say, must not ask for tiles that are not written.
-            change.set_note(_FORGOTTEN, json.dumps(forgotten).encode())
-    finally:
-        store.close()
+    forgotten = {
+        plan.name: oldest_tile(plan, min(newest.values()), keep) for plan in plans if newest
+    }
+    with _change(address) as change:
+        change.set_note(PROGRESS, json.dumps(dict(newest)).encode())
+        # A stream whose rows wait, say, must not ask for tiles that are not written.
+        change.set_note(FORGOTTEN, json.dumps(forgotten).encode())
     return tiles

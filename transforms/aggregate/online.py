@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -14,29 +15,40 @@ import pyarrow as pa
 from skewless.errors import RecipeError, RunError
 from skewless.schema import Schema, arrow_schema
 from skewless.transforms.aggregate.aggregate import Aggregate
-from skewless.transforms.aggregate.kinds import as_type
 from skewless.transforms.aggregate.tiles import (
     TilePlan,
     Tiles,
     entities,
+    event_times,
     merge_tiles,
     pack_tiles,
     tile_events,
     unpack_tiles,
     windows_at,
 )
+from skewless.transforms.aggregate.together import typed_columns
 from skewless.transforms.online.store import OnlineStore, Reader, Tile, Transaction, Wanted
 from skewless.transforms.shuffle import check_columns, key_values
 
 __all__ = [
+    "FORGOTTEN",
+    "PROGRESS",
+    "SEQUENCE",
     "OnlineFeatures",
-    "OnlineTiles",
-    "check_plans",
+    "claim_tiles",
+    "differing_tiles",
     "merge_events",
+    "newest_times",
+    "oldest_tile",
     "put_tiles",
     "read_windows",
 ]
 
+# What a store notes: how many micro-batches there were, how far each aggregate has come, and
+# the time before which its tiles are not there, or not whole.
+SEQUENCE = "sequence"
+PROGRESS = "progress"
+FORGOTTEN = "forgotten"
 _PLANS = "plans"
 
 # All of time, in whole tiles of any length that a store can hold.
@@ -45,13 +57,19 @@ _FIRST, _LAST = -(2**53), 2**53
 Now: TypeAlias = "int | datetime.datetime | Any"
 
 
-def check_plans(store: Reader, plans: Sequence[TilePlan]) -> bytes | None:
-    """Return the note to write where the store holds no tiles yet; None where they fit.
+def claim_tiles(store: OnlineStore, plans: Sequence[TilePlan]) -> None:
+    """Note in a store that holds no tiles yet of which aggregates they will be.
 
     Raises:
         RunError: If the store holds tiles of other aggregates.
     """
-    told = {
+    if not _holds_tiles(store, plans):
+        with store.transaction() as change:
+            change.set_note(_PLANS, json.dumps(_digests(plans)).encode())
+
+
+def _digests(plans: Sequence[TilePlan]) -> dict[str, str]:
+    return {
         plan.name: hashlib.sha256(
             json.dumps(
                 [
@@ -64,16 +82,40 @@ def check_plans(store: Reader, plans: Sequence[TilePlan]) -> bytes | None:
         ).hexdigest()
         for plan in plans
     }
+
+
+def _holds_tiles(store: Reader, plans: Sequence[TilePlan]) -> bool:
+    """Say whether a store holds tiles of the plans, and not none at all.
+
+    Raises:
+        RunError: If it holds those of others.
+    """
     held = store.notes(_PLANS).get(_PLANS)
     if held is None:
-        return json.dumps(told).encode()
-    other = sorted(name for name, digest in told.items() if json.loads(held).get(name) != digest)
+        return False
+    told, digests = json.loads(held), _digests(plans)
+    other = sorted(name for name, digest in digests.items() if told.get(name) != digest)
     if other:
         raise RunError(
             f'the store holds no tiles of Aggregate "{other[0]}" as the recipe has it; name '
             "another store and backfill it, or bring the old recipe back"
         )
-    return None
+    return True
+
+
+def newest_times(batch: pa.RecordBatch, plans: Sequence[TilePlan]) -> dict[str, int]:
+    """Return when the newest event of each plan was known; a time to come is as now."""
+    found, now = {}, round(time.time() * 1e6)
+    for plan in plans:
+        times, known = event_times(batch, plan)
+        if known.any():
+            found[plan.name] = min(int(times[known].max()), now)
+    return found
+
+
+def oldest_tile(plan: TilePlan, now: int, keep: int) -> int:
+    """Return where the first tile begins that is kept: what the windows need, and `keep`."""
+    return (now - plan.longest - keep) // plan.tile * plan.tile
 
 
 def merge_events(store: Transaction, batch: pa.RecordBatch, plans: Sequence[TilePlan]) -> None:
@@ -174,7 +216,7 @@ class OnlineFeatures:
         self._types = arrow_schema(schema)
         if not self._plans:
             raise RecipeError("OnlineFeatures: there is no Aggregate; give the recipe one")
-        check_plans(store, self._plans)
+        _holds_tiles(store, self._plans)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -203,12 +245,8 @@ class OnlineFeatures:
         )
         times = now if isinstance(now, pa.Array) else pa.array(np.full(len(batch), _micros(now)))
         columns = read_windows(self._store, batch, times, self._plans)
-        named = [column for plan in self._plans for column in plan.columns]
-        typed = [
-            as_type(values, column.windowed.result_type(self._types))
-            for column, values in zip(named, columns, strict=True)
-        ]
-        return pa.RecordBatch.from_arrays(typed, names=[column.name for column in named])
+        added = typed_columns(self._plans, columns, self._types)
+        return pa.RecordBatch.from_arrays(list(added.values()), names=list(added))
 
 
 def _typed(values: Any, type_: pa.DataType) -> pa.Array:
@@ -224,35 +262,26 @@ def _micros(now: int | datetime.datetime) -> int:
     return (now - epoch) // datetime.timedelta(microseconds=1)
 
 
-class OnlineTiles:
-    """The tiles of a store beside those that batch makes.
+def differing_tiles(store: Reader, made: Tiles, plan: TilePlan) -> tuple[int, int]:
+    """Return how many tiles differ in any byte, or are on one side only; and how many are.
 
     Args:
-        store: The store.
+        store: The tiles of one side; of the entities that the other has.
+        made: The other side: all tiles of the plan, as batch makes them.
+        plan: Their plan.
     """
-
-    def __init__(self, store: Reader) -> None:
-        self._store = store
-
-    def differing(self, made: Tiles, plan: TilePlan) -> tuple[int, int]:
-        """Return how many tiles differ in any byte, or are on one side only; and how many are.
-
-        Args:
-            made: All tiles of the plan, as batch makes them.
-            plan: Their plan.
-        """
-        found = entities(made.keys, len(made.starts))
-        packed = pack_tiles(made)
-        expected = {
-            (entity, start): value
-            for entity, start, value in zip(found, made.starts.tolist(), packed, strict=True)
-        }
-        distinct = list(dict.fromkeys(found))
-        held = self._store.read([Wanted(plan.name, entity, _FIRST, _LAST) for entity in distinct])
-        stored = {
-            (entity, start): value
-            for entity, tiles in zip(distinct, held, strict=True)
-            for start, value in tiles
-        }
-        both = expected.keys() | stored.keys()
-        return sum(expected.get(key) != stored.get(key) for key in both), len(both)
+    found = entities(made.keys, len(made.starts))
+    packed = pack_tiles(made)
+    expected = {
+        (entity, start): value
+        for entity, start, value in zip(found, made.starts.tolist(), packed, strict=True)
+    }
+    distinct = list(dict.fromkeys(found))
+    held = store.read([Wanted(plan.name, entity, _FIRST, _LAST) for entity in distinct])
+    stored = {
+        (entity, start): value
+        for entity, tiles in zip(distinct, held, strict=True)
+        for start, value in tiles
+    }
+    both = expected.keys() | stored.keys()
+    return sum(expected.get(key) != stored.get(key) for key in both), len(both)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import functools
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -24,13 +25,19 @@ from skewless.transforms.aggregate.tiles import (
     times_of,
     windows_at,
 )
-from skewless.transforms.rows import ORIGIN, Rows
+from skewless.transforms.rows import ORIGIN, Rows, from_ipc, to_ipc
 from skewless.transforms.shuffle import concat, key_values, row_order
 
 if TYPE_CHECKING:
     from skewless.transforms.aggregate.aggregate import Aggregate
 
-__all__ = ["PARTITIONS", "AggregateTogether", "add_columns", "check_distinct"]
+__all__ = [
+    "PARTITIONS",
+    "AggregateTogether",
+    "add_columns",
+    "check_distinct",
+    "typed_columns",
+]
 
 # More parts than other steps have: tiles and windows take a few times the memory of the rows.
 PARTITIONS = 64
@@ -143,14 +150,14 @@ class _SendEvents(beam.DoFn):  # type: ignore[misc]
     def _sent(self, batch: pa.RecordBatch) -> bytes:
         """Return a batch, or where it was written."""
         if self._directory is None:
-            return _packed(batch, "lz4")
+            return to_ipc(batch, "lz4")
         if self._file is None:
             if not FileSystems.exists(self._directory):
                 FileSystems.mkdirs(self._directory)
             # A name of its own for each try: nobody reads what a failed bundle has written.
             self._path = FileSystems.join(self._directory, f"events-{uuid.uuid4().hex}.arrow")
             self._file, self._written = FileSystems.create(self._path), 0
-        packed = _packed(batch, None)
+        packed = to_ipc(batch)
         self._file.write(packed)
         start, self._written = self._written, self._written + len(packed)
         return f"{start} {len(packed)} {self._path}".encode()
@@ -170,14 +177,6 @@ def _event_columns(plans: Sequence[TilePlan], names: Sequence[str]) -> list[str]
     return [name for name in names if name in needed or name in expressions]
 
 
-def _packed(batch: pa.RecordBatch, compression: str | None) -> bytes:
-    options = pa.ipc.IpcWriteOptions(compression=compression, use_threads=False)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema, options=options) as writer:
-        writer.write_batch(batch)
-    return bytes(sink.getvalue())
-
-
 def _received(sent: bytes, *, is_written: bool) -> pa.RecordBatch:
     """Return the batch that was sent, or written instead."""
     if is_written:
@@ -185,8 +184,7 @@ def _received(sent: bytes, *, is_written: bool) -> pa.RecordBatch:
         with FileSystems.open(path) as file:
             file.seek(int(start))
             sent = file.read(int(size))
-    with pa.ipc.open_stream(sent) as reader:
-        return reader.read_next_batch()
+    return from_ipc(sent)
 
 
 @beam.typehints.with_output_types(pa.RecordBatch)
@@ -208,9 +206,8 @@ class _AddColumns(beam.DoFn):  # type: ignore[misc]
         times = times_of(self._at, rows, "Aggregate at=")
         # NumPy and Arrow let go of the interpreter while they sort and search.
         with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-            found = pool.map(
-                lambda number: self._columns(number, rows, times, sent), range(len(self._plans))
-            )
+            work = functools.partial(self._columns, rows, times, sent)
+            found = pool.map(work, range(len(self._plans)))
             columns = [column for each in found for column in each]
         whole = add_columns(rows, self._plans, columns)
         for start in range(0, whole.num_rows, _BATCH_ROWS):
@@ -218,10 +215,10 @@ class _AddColumns(beam.DoFn):  # type: ignore[misc]
 
     def _columns(
         self,
-        number: int,
         rows: pa.RecordBatch,
         times: pa.Array,
         sent: Mapping[int, Sequence[pa.RecordBatch]],
+        number: int,
     ) -> list[pa.Array]:
         """Return the columns of one plan, whose events are the rows and those sent for it."""
         plan = self._plans[number]
@@ -245,18 +242,31 @@ def add_columns(
         plans: Whose columns they are.
         columns: What `windows_at` returned for each plan, one after the other.
     """
-    named = [column for plan in plans for column in plan.columns]
-    typed = [
-        as_type(values, column.windowed.result_type(batch.schema))
-        for column, values in zip(named, columns, strict=True)
-    ]
-    check_distinct([column.name for column in named], batch.schema.names, "Aggregate")
+    added = typed_columns(plans, columns, batch.schema)
+    check_distinct(list(added), batch.schema.names, "Aggregate")
     data = [name for name in batch.schema.names if name not in ORIGIN]
     origin = [name for name in batch.schema.names if name in ORIGIN]
     return pa.RecordBatch.from_arrays(
-        [*map(batch.column, data), *typed, *map(batch.column, origin)],
-        names=[*data, *[column.name for column in named], *origin],
+        [*map(batch.column, data), *added.values(), *map(batch.column, origin)],
+        names=[*data, *added, *origin],
     )
+
+
+def typed_columns(
+    plans: Sequence[TilePlan], columns: Sequence[pa.Array], events: pa.Schema
+) -> dict[str, pa.Array]:
+    """Return the plans' columns by name, in the types that they have among rows.
+
+    Args:
+        plans: Whose columns they are.
+        columns: What `windows_at` returned for each plan, one after the other.
+        events: The Arrow schema of the events.
+    """
+    named = [column for plan in plans for column in plan.columns]
+    return {
+        column.name: as_type(values, column.windowed.result_type(events))
+        for column, values in zip(named, columns, strict=True)
+    }
 
 
 def check_distinct(names: Sequence[str], known: Iterable[str], where: str) -> None:

@@ -20,27 +20,33 @@ import pyarrow as pa
 from skewless.errors import RecipeError
 from skewless.schema import Schema
 from skewless.transforms.aggregate.late import LATE, late_rows
-from skewless.transforms.aggregate.online import check_plans, merge_events, read_windows
+from skewless.transforms.aggregate.online import (
+    FORGOTTEN,
+    PROGRESS,
+    SEQUENCE,
+    claim_tiles,
+    merge_events,
+    newest_times,
+    oldest_tile,
+    read_windows,
+)
 from skewless.transforms.aggregate.tiles import TilePlan, Time, event_times, times_of
 from skewless.transforms.aggregate.together import add_columns
-from skewless.transforms.live.released import Accept, Released, from_ipc, to_ipc
+from skewless.transforms.live.released import Accept, Released
 from skewless.transforms.live.steps import LiveStep
 from skewless.transforms.online.store import OnlineStore, Transaction
-from skewless.transforms.rows import Outcome, Rejected, reject_rows
+from skewless.transforms.rows import Outcome, Rejected, from_ipc, reject_rows, to_ipc
 from skewless.transforms.shuffle import concat
 from skewless.transforms.validate import validate_rows
 
 __all__ = ["LiveRows", "MicroBatches", "last_commit", "note_end", "read_counts"]
 
 _COUNTS = "counts"
-_SEQUENCE = "sequence"
 _COMMITTED = "committed"
-_PROGRESS = "progress"
 _WAITING = "waiting/"
 _OUTBOX = "outbox/"
 
 _DUES = "dues"
-_FORGOTTEN = "forgotten"
 
 # Rows that wait for nothing are due before all times.
 _AT_ONCE = -(2**62)
@@ -100,10 +106,7 @@ class MicroBatches:
     def __init__(self, rows: LiveRows, store: OnlineStore, accept: Accept | None = None) -> None:
         self._rows, self._store, self._accept = rows, store, accept
         if rows.plans:
-            plans = check_plans(store, rows.plans)
-            if plans is not None:
-                with store.transaction() as change:
-                    change.set_note("plans", plans)
+            claim_tiles(store, rows.plans)
 
     def commit(
         self,
@@ -170,15 +173,13 @@ class _Commit:
         self._rows, self._change, self._accept = rows, change, accept
         held = change.notes(_COUNTS).get(_COUNTS, b"[]")
         self._counts = Counter({(kind, step): n for kind, step, n in json.loads(held)})
-        self._progress: dict[str, int] = json.loads(change.notes(_PROGRESS).get(_PROGRESS, b"{}"))
+        self._progress: dict[str, int] = json.loads(change.notes(PROGRESS).get(PROGRESS, b"{}"))
         self._rejected: list[Rejected] = []
-        self._number = int(change.notes(_SEQUENCE).get(_SEQUENCE, b"0")) + 1
+        self._number = int(change.notes(SEQUENCE).get(SEQUENCE, b"0")) + 1
         self._version, self._features = "", None
         self._dues: set[int] = set(json.loads(change.notes(_DUES).get(_DUES, b"[]")))
         # The time before which a plan's tiles are not there, or not whole.
-        self._forgotten: dict[str, int] = json.loads(
-            change.notes(_FORGOTTEN).get(_FORGOTTEN, b"{}")
-        )
+        self._forgotten: dict[str, int] = json.loads(change.notes(FORGOTTEN).get(FORGOTTEN, b"{}"))
         self._until = round(time.time() * 1e6) + rows.remember
 
     def reject(self, rejected: Sequence[Rejected]) -> None:
@@ -222,12 +223,12 @@ class _Commit:
             released = Released(self._number, batch, rejected, self._version, self._features)
             name = f"{_OUTBOX}{self._number:0{_DIGITS}d}"
             self._change.set_note(name, released.to_bytes())
-        self._change.set_note(_SEQUENCE, str(self._number).encode())
+        self._change.set_note(SEQUENCE, str(self._number).encode())
         self._change.set_note(_COMMITTED, repr(time.time()).encode())
         counts = sorted((kind, step, n) for (kind, step), n in self._counts.items() if n)
         self._change.set_note(_COUNTS, json.dumps(counts).encode())
         self._change.set_note(_DUES, json.dumps(sorted(self._dues)).encode())
-        self._change.set_note(_PROGRESS, json.dumps(self._progress).encode())
+        self._change.set_note(PROGRESS, json.dumps(self._progress).encode())
         return released
 
     def _after(self, step: str, outcome: Outcome) -> pa.RecordBatch:
@@ -253,13 +254,9 @@ class _Commit:
 
     def _newest(self, batch: pa.RecordBatch, plans: Sequence[TilePlan]) -> dict[str, int]:
         """Return how far each aggregate has come with a batch; a time to come is as now."""
-        found = dict(self._progress)
-        for plan in plans:
-            times, known = event_times(batch, plan)
-            if known.any():
-                newest = min(int(times[known].max()), round(time.time() * 1e6))
-                found[plan.name] = max(found.get(plan.name, newest), newest)
-        return found
+        newest = newest_times(batch, plans)
+        later = {name: max(at, self._progress.get(name, at)) for name, at in newest.items()}
+        return {**self._progress, **later}
 
     def _remember_until(self, batch: pa.RecordBatch) -> int:
         """Return until when the ids of a batch are remembered; without a time it is by now."""
@@ -307,8 +304,7 @@ class _Commit:
 
     def _oldest(self, plan: TilePlan, now: int) -> int:
         assert self._rows.keep is not None
-        oldest = now - plan.longest - self._rows.hold - self._rows.window - self._rows.keep
-        return oldest // plan.tile * plan.tile
+        return oldest_tile(plan, now, self._rows.keep + self._rows.hold + self._rows.window)
 
     def _expire(self) -> None:
         """Forget tiles that no row can ask for any more, and ids."""
@@ -320,7 +316,7 @@ class _Commit:
             for plan in self._rows.plans:
                 oldest = self._oldest(plan, now)
                 self._forgotten[plan.name] = max(oldest, self._forgotten.get(plan.name, oldest))
-            self._change.set_note(_FORGOTTEN, json.dumps(self._forgotten).encode())
+            self._change.set_note(FORGOTTEN, json.dumps(self._forgotten).encode())
         self._change.expire(self._forgotten, now)
 
     # --- Waiting ------------------------------------------------------------------------

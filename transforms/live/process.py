@@ -28,7 +28,7 @@ from skewless.transforms.live.released import Released
 from skewless.transforms.online.open import open_store
 from skewless.transforms.rows import Rejected, Rows
 
-__all__ = ["CommitRows", "Outputs", "WriteReleased"]
+__all__ = ["Outputs", "WriteReleased", "commit_rows"]
 
 # An empty bundle is followed by the next one at once, which would keep a processor busy.
 _IDLE_SECONDS = 0.05
@@ -55,33 +55,28 @@ class Outputs:
     send: beam.PTransform | None = None
 
 
-@dataclasses.dataclass(eq=False)
-class CommitRows(beam.PTransform):  # type: ignore[misc]
+def commit_rows(
+    rows: Rows, live: LiveRows, store: str, accept: Graph
+) -> tuple[beam.PCollection[Released], ...]:
     """Commit the micro-batches of a source, and what it rejected.
 
+    The source's own counts are not asked: those of the transactions are.
+
     Args:
+        rows: What the source gives.
         live: How rows are made.
         store: The address of the online store.
         accept: Says which rows the transform graph takes.
 
     Returns:
-        A PCollection of what was let go: `Released`.
+        What was let go, of the rows and of each collection of rejected ones.
     """
-
-    live: LiveRows
-    store: str
-    accept: Graph
-
-    def expand(self, rows: Rows) -> beam.PCollection[Released]:
-        """Commit both; the source's own counts are those of the transactions."""
-        committed = rows.rows | "CommitRows" >> beam.ParDo(
-            _Commit(self.live, self.store, self.accept)
-        )
-        released = [committed]
-        for number, rejected in enumerate(rows.rejected):
-            commit = beam.ParDo(_CommitRejected(self.live, self.store, self.accept))
-            released.append(rejected | f"CommitRejected{number}" >> commit)
-        return tuple(released)
+    commit = beam.ParDo(_Commit(live, store, accept))
+    released = [rows.rows | "CommitRows" >> commit]
+    for number, rejected in enumerate(rows.rejected):
+        commit = beam.ParDo(_CommitRejected(live, store, accept))
+        released.append(rejected | f"CommitRejected{number}" >> commit)
+    return tuple(released)
 
 
 class _Committer(beam.DoFn):  # type: ignore[misc]

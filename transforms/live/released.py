@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from skewless.transforms.rows import Rejected
+from skewless.transforms.rows import Rejected, from_ipc, to_ipc
 from skewless.transforms.sinks.rejected import rejected_from_json, rejected_to_json
 
-__all__ = ["Accept", "Accepted", "Released", "from_ipc", "to_ipc"]
+__all__ = ["Accept", "Accepted", "Released"]
 
 
 class Released(NamedTuple):
@@ -63,17 +63,3 @@ class Accepted(NamedTuple):
 
 
 Accept = Callable[[pa.RecordBatch], Accepted]
-
-
-def to_ipc(batch: pa.RecordBatch) -> bytes:
-    """Return a batch as bytes of Arrow IPC."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    return bytes(sink.getvalue())
-
-
-def from_ipc(data: bytes) -> pa.RecordBatch:
-    """Return what `to_ipc` was called on."""
-    with pa.ipc.open_stream(data) as reader:
-        return reader.read_next_batch()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import pyarrow as pa
 
@@ -65,7 +65,8 @@ class DropRepeated:
     """
 
     by: tuple[str, ...] = ()
-    name: str = "Deduplicate"
+
+    name: ClassVar[str] = "Deduplicate"
 
     def __call__(self, batch: pa.RecordBatch, store: Transaction, until: int) -> Outcome:
         """Keep the rows whose keys are new."""
@@ -108,7 +109,8 @@ class Join:
 
     step: JoinAsOf
     right: str
-    name: str = "JoinAsOf"
+
+    name: ClassVar[str] = "JoinAsOf"
 
     def __call__(self, batch: pa.RecordBatch, store: Transaction, until: int) -> Outcome:
         """Add the columns of the latest right row."""

@@ -7,7 +7,7 @@ import json
 import pathlib
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -19,7 +19,7 @@ from skewless.transforms.aggregate.aggregate import Aggregate
 from skewless.transforms.aggregate.backfill import WriteTiles
 from skewless.transforms.live.microbatches import MicroBatches
 from skewless.transforms.live.steps import DropRepeated
-from skewless.transforms.online import OnlineStore, open_store
+from skewless.transforms.online import OnlineStore
 from tests.transforms.live.small import (
     BEGIN,
     SECOND,
@@ -43,17 +43,6 @@ BY = ("k", "n")
 # Some have no key, and some no time.
 EVENTS = [event(n, n * 3, ["a", "b", "", None][n % 4]) for n in range(60)]
 EVENTS[30] |= {"t": None}
-
-
-@pytest.fixture
-def path(tmp_path: pathlib.Path) -> pathlib.Path:
-    return tmp_path / "store.db"
-
-
-@pytest.fixture
-def store(path: pathlib.Path) -> Iterator[OnlineStore]:
-    with contextlib.closing(open_store(path)) as opened:
-        yield opened
 
 
 def backfill(

@@ -20,8 +20,8 @@ from skewless.transforms.aggregate.aggregate import Aggregate
 from skewless.transforms.aggregate.kinds import as_type
 from skewless.transforms.aggregate.online import (
     OnlineFeatures,
-    OnlineTiles,
-    check_plans,
+    claim_tiles,
+    differing_tiles,
     merge_events,
     put_tiles,
 )
@@ -223,16 +223,17 @@ def test_what_is_missing_is_named(store: OnlineStore) -> None:
 
 
 def test_a_store_of_other_aggregates_is_refused(store: OnlineStore) -> None:
-    note = check_plans(store, [step().plan])
-    assert note is not None
-    with store.transaction() as change:
-        change.set_note("plans", note)
-    assert check_plans(store, [step().plan]) is None
+    OnlineFeatures(store, [everybody(name="k@10s")], SCHEMA)  # one of nobody yet
+    claim_tiles(store, [step().plan])
+    held = store.notes()
+    claim_tiles(store, [step().plan])
+    OnlineFeatures(store, [step()], SCHEMA)
+    assert store.notes() == held != {}
     for other in (step(known_at="arrived"), step(tile="5s", name="k@10s"), everybody(name="k@10s")):
         with pytest.raises(RunError, match='holds no tiles of Aggregate "k@10s"'):
             OnlineFeatures(store, [other], SCHEMA)
     with pytest.raises(RunError, match='holds no tiles of Aggregate "all@20s"'):
-        check_plans(store, [step().plan, everybody().plan])
+        claim_tiles(store, [step().plan, everybody().plan])
 
 
 def test_tiles_that_differ_are_counted(store: OnlineStore) -> None:
@@ -240,9 +241,9 @@ def test_tiles_that_differ_are_counted(store: OnlineStore) -> None:
     plan = step().plan
     made = merge_tiles([tile_events(batch_of(events), plan)], plan)
     fill(store, events)
-    assert OnlineTiles(store).differing(made, plan) == (0, len(made.starts))
+    assert differing_tiles(store, made, plan) == (0, len(made.starts))
     other = [*events, event(20, 3), event(21, 500)]
     with store.transaction() as change:
         put_tiles(change, tile_events(batch_of(other[-2:]), plan), plan)
     # One tile holds another event, and one is in the store only.
-    assert OnlineTiles(store).differing(made, plan) == (2, len(made.starts) + 1)
+    assert differing_tiles(store, made, plan) == (2, len(made.starts) + 1)

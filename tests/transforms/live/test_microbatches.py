@@ -8,7 +8,6 @@ import pathlib
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -54,17 +53,6 @@ from tests.transforms.live.small import (
 )
 
 DISORDER = 15  # seconds
-
-
-@pytest.fixture
-def path(tmp_path: pathlib.Path) -> pathlib.Path:
-    return tmp_path / "store.db"
-
-
-@pytest.fixture
-def store(path: pathlib.Path) -> Iterator[OnlineStore]:
-    with contextlib.closing(open_store(path)) as opened:
-        yield opened
 
 
 def picky(batch: pa.RecordBatch) -> Accepted:

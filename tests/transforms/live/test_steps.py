@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import pathlib
 import pickle
-from collections.abc import Iterator
 
 import pyarrow as pa
 import pytest
@@ -17,17 +15,11 @@ from skewless.transforms.deduplicate import Deduplicate
 from skewless.transforms.expressions import field
 from skewless.transforms.filter import Require, Where
 from skewless.transforms.live.steps import DropRepeated, Join, Keep, live_step, message_ids
-from skewless.transforms.online import OnlineStore, open_store
+from skewless.transforms.online import OnlineStore
 from skewless.transforms.rows import OFFSET, with_origin
 from tests.transforms.live.small import SECOND, batch_of, event, join, right_file
 
 LATER = 10**6 * SECOND
-
-
-@pytest.fixture
-def store(tmp_path: pathlib.Path) -> Iterator[OnlineStore]:
-    with contextlib.closing(open_store(tmp_path / "store.db")) as opened:
-        yield opened
 
 
 def offsets(batch: pa.RecordBatch) -> list[int]:
