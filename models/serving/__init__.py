@@ -1,0 +1,1 @@
+"""An exported model as a server: TensorFlow Serving's protocol over REST and gRPC."""
