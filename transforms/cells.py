@@ -17,6 +17,7 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 
 from skewless.errors import DataError
 from skewless.schema import Feature, arrow_type, is_list, missing_int
+from skewless.timestamps import in_unit, null_where, outside_years, parse_timestamps, try_cast
 
 __all__ = [
     "Cells",
@@ -25,9 +26,7 @@ __all__ = [
     "cast_column",
     "expected",
     "is_flag",
-    "null_where",
     "parse_text",
-    "parse_timestamps",
     "true_where",
 ]
 
@@ -35,12 +34,6 @@ Mask = npt.NDArray[np.bool_]
 
 _TRUE = pa.array(["true", "True", "TRUE"])
 _FALSE = pa.array(["false", "False", "FALSE"])
-_US = pa.timestamp("us", tz="UTC")
-_ZONED = r"[T ]\d\d.*(Z|[+-]\d\d(:?\d\d)?)$"
-
-# What a `datetime` can hold: from year 1 to the end of year 9999, in seconds since 1970.
-_FIRST_SECOND, _END_SECOND = -62_135_596_800, 253_402_300_800
-_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
 class Cells(NamedTuple):
@@ -117,57 +110,17 @@ def parse_text(
     return Cells(canonical(values, feature), true_where(bad))
 
 
-def parse_timestamps(texts: pa.Array, unit: str) -> pa.Array:
-    """Parse ISO 8601 texts; without a zone they are UTC.
-
-    Args:
-        texts: String array, e.g. `2013-01-01T10:00:00Z`, `2013-01-01 12:00+02:00`,
-            `2013-01-01`. Digits past the microsecond are cut off.
-        unit: `s` or `us`.
-
-    Returns:
-        Timestamps in UTC; null where a text is no timestamp from year 1 to 9999, or
-        `unit` cannot hold it.
-    """
-    for type_ in (_US, pa.timestamp("us")):
-        try:
-            return _in_unit(texts.cast(type_).cast(_US), unit)
-        except pa.ArrowInvalid:
-            pass  # some text has the other form, or is no timestamp at all
-    cleaned = pc.replace_substring_regex(pc.ascii_trim_whitespace(texts), r"(\.\d{6})\d+", r"\1")
-    zoned = pc.match_substring_regex(cleaned, _ZONED)
-    with_zone = _try_cast(null_where(cleaned, pc.invert(zoned)), _US)
-    without = _try_cast(null_where(cleaned, zoned), pa.timestamp("us")).cast(_US)
-    return _in_unit(pc.coalesce(with_zone, without), unit)
-
-
-def _in_unit(times: pa.Array, unit: str) -> pa.Array:
-    """Return times in UTC and `unit`, null where it or a datetime cannot hold one."""
-    times = null_where(times, _outside_years(times))
-    times = times.cast(pa.timestamp("us", tz=times.type.tz), safe=False).cast(_US)
-    cast = times.cast(pa.timestamp(unit, tz="UTC"), safe=False)
-    return null_where(cast, pc.not_equal(cast.cast(_US), times))
-
-
-def _outside_years(times: pa.Array) -> pa.Array:
-    """Say which times are not from year 1 to 9999."""
-    scale, counts = _PER_SECOND[times.type.unit], times.cast(pa.int64())
-    first = max(_FIRST_SECOND * scale, -(2**63))
-    last = min(_END_SECOND * scale, 2**63) - 1
-    return pc.or_(pc.less(counts, first), pc.greater(counts, last))
-
-
 def _parse_ints(texts: pa.Array, flag: bool) -> pa.Array:
     # Arrow reads 0x10 as 16; no other JSON or CSV reader does.
     texts = null_where(texts, pc.match_substring(texts, "x", ignore_case=True))
     if flag:
         texts = pc.if_else(pc.is_in(texts, _TRUE), "1", texts)
         texts = pc.if_else(pc.is_in(texts, _FALSE), "0", texts)
-    return _try_cast(texts, pa.int64())
+    return try_cast(texts, pa.int64())
 
 
 def _parse_floats(texts: pa.Array) -> pa.Array:
-    values = _try_cast(texts, pa.float64()).cast(pa.float32())
+    values = try_cast(texts, pa.float64()).cast(pa.float32())
     infinite = pc.is_inf(values)
     if not pc.any(infinite).as_py():
         return values
@@ -177,31 +130,7 @@ def _parse_floats(texts: pa.Array) -> pa.Array:
 
 def _decode(cells: pa.Array) -> pa.Array:
     """Return binary cells as strings, null where they are not UTF-8."""
-    return cells if pa.types.is_string(cells.type) else _try_cast(cells, pa.string())
-
-
-def _try_cast(cells: pa.Array, type_: pa.DataType) -> pa.Array:
-    """Cast what can be cast; null is the rest. Only distinct cells are looked at singly."""
-    try:
-        return cells.cast(type_)
-    except pa.ArrowInvalid:
-        distinct = cells.dictionary_encode()
-        return _bisect(distinct.dictionary, type_).take(distinct.indices)
-
-
-def _bisect(cells: pa.Array, type_: pa.DataType) -> pa.Array:
-    try:
-        return cells.cast(type_)
-    except pa.ArrowInvalid:
-        if len(cells) == 1:
-            return pa.nulls(1, type_)
-        half = len(cells) // 2
-        return pa.concat_arrays([_bisect(cells[:half], type_), _bisect(cells[half:], type_)])
-
-
-def null_where(values: pa.Array, mask: pa.Array) -> pa.Array:
-    """Return `values` with null where `mask` is true."""
-    return pc.if_else(mask, pa.scalar(None, values.type), values)
+    return cells if pa.types.is_string(cells.type) else try_cast(cells, pa.string())
 
 
 def true_where(flags: pa.Array) -> Mask:
@@ -302,21 +231,21 @@ def _cast_scalars(column: pa.Array, feature: Feature) -> pa.Array | None:
     number = pa.types.is_integer(given) or pa.types.is_boolean(given)
     text = pa.types.is_string(given) or pa.types.is_large_string(given)
     if text:  # Arrow does not look whether the text of a Parquet file is UTF-8.
-        column = _try_cast(column.cast(pa.large_binary()), pa.string())
+        column = try_cast(column.cast(pa.large_binary()), pa.string())
     if pa.types.is_string(type_):
         binary = pa.types.is_binary(given) or pa.types.is_large_binary(given)
-        return _try_cast(column, type_) if text or binary else None
+        return try_cast(column, type_) if text or binary else None
     if pa.types.is_timestamp(type_):
         if text:
             return parse_timestamps(column, type_.unit)
         if number:
-            counts = _try_cast(column, pa.int64())
+            counts = try_cast(column, pa.int64())
             times, given_time = counts.cast(type_), pc.not_equal(counts, missing_int(feature))
-            return null_where(times, pc.and_(given_time, _outside_years(times)))
+            return null_where(times, pc.and_(given_time, outside_years(times)))
         if pa.types.is_date(given):
             column = column.cast(pa.timestamp("s" if pa.types.is_date32(given) else "ms"))
         if pa.types.is_timestamp(column.type):
-            return _in_unit(column, type_.unit)
+            return in_unit(column, type_.unit)
         return None
     if number or pa.types.is_floating(given) or pa.types.is_decimal(given):
         if pa.types.is_floating(type_):
@@ -327,7 +256,7 @@ def _cast_scalars(column: pa.Array, feature: Feature) -> pa.Array | None:
             column = null_where(
                 column, pc.invert(pc.and_(fits, pc.equal(column, pc.trunc(column))))
             )
-        return _try_cast(column, type_)
+        return try_cast(column, type_)
     return None
 
 

@@ -8,22 +8,21 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pa_json
-from tensorflow_metadata.proto.v0 import schema_pb2
 
-from skewless.schema import Feature, Schema, arrow_type, is_list
+from skewless.json_values import Unbounded, converter
+from skewless.schema import Feature, Schema, arrow_type
+from skewless.timestamps import null_where, parse_timestamps
 from skewless.transforms.cells import (
     Cells,
     canonical,
     cast_column,
-    null_where,
-    parse_timestamps,
     true_where,
 )
 from skewless.transforms.outcomes import STEP, assemble
@@ -118,16 +117,12 @@ def replay_json(rejected: Sequence[Rejected], schema: Schema) -> Outcome:
     return parse_json_rows(lines, schema)
 
 
-class _Unbounded(str):
-    """A number of JSON that no float can hold."""
-
-
-def _json_float(text: str) -> float | _Unbounded:
+def _json_float(text: str) -> float | Unbounded:
     value = float(text)
-    return _Unbounded(text) if math.isinf(value) else value
+    return Unbounded(text) if math.isinf(value) else value
 
 
-def _json_int(text: str) -> int | float | _Unbounded:
+def _json_int(text: str) -> int | float | Unbounded:
     return int(text) if len(text) < 1000 else _json_float(text)
 
 
@@ -167,7 +162,7 @@ def json_text(value: Any) -> str:
 
 def _json_column(values: list[Any], feature: Feature) -> Cells:
     """Convert a column of JSON values, one by one."""
-    convert = _converter(feature)
+    convert = converter(feature)
     bad = np.zeros(len(values), dtype=np.bool_)
     converted: list[Any] = []
     for i, value in enumerate(values):
@@ -187,53 +182,6 @@ def _json_column(values: list[Any], feature: Feature) -> Cells:
     counted = cast_column(numbers, feature)
     times = canonical(pc.coalesce(counted.values, times), feature)
     return Cells(times, bad | counted.bad)
-
-
-def _converter(feature: Feature) -> Callable[[Any], Any]:
-    """Return the function that converts one JSON value, or raises for a bad one."""
-    if is_list(feature):
-        item = _converter(Feature(type=feature.type))
-
-        def convert_list(value: Any) -> list[Any]:
-            if not isinstance(value, list):
-                raise TypeError(value)
-            return [item(one) for one in value if one is not None]
-
-        return convert_list
-    if pa.types.is_timestamp(arrow_type(feature)):
-        return _json_time
-    return {
-        schema_pb2.INT: _to_int,
-        schema_pb2.FLOAT: _to_float,
-        schema_pb2.BYTES: _to_text,
-    }[feature.type]
-
-
-def _to_int(value: Any) -> int:
-    if not isinstance(value, int) or not -(2**63) <= value < 2**63:
-        raise ValueError(value)
-    return int(value)
-
-
-def _to_float(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(value)
-    with np.errstate(over="ignore"):
-        single = float(np.float32(float(value)))
-    if math.isinf(single) and not (isinstance(value, float) and math.isinf(value)):
-        raise ValueError(value)
-    return single
-
-
-def _to_text(value: Any) -> str:
-    if not isinstance(value, str) or isinstance(value, _Unbounded):
-        raise ValueError(value)
-    value.encode()  # a lone surrogate is no text
-    return value
-
-
-def _json_time(value: Any) -> int | str:
-    return _to_text(value) if isinstance(value, str) else _to_int(value)
 
 
 def typed_json_is_safe(lines: Sequence[bytes]) -> bool:

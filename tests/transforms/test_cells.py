@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from skewless.errors import DataError
 from skewless.schema import MISSING_INT, Feature, make_feature
-from skewless.transforms.cells import cast_column, parse_text, parse_timestamps
+from skewless.timestamps import parse_timestamps
+from skewless.transforms.cells import cast_column, parse_text
 
 NULLS = ("", "NA", "NaN")
 INT = make_feature("n", pa.int64(), required=False)

@@ -12,12 +12,12 @@ import pyarrow.compute as pc
 from tensorflow_metadata.proto.v0 import schema_pb2
 
 from skewless.schema import Feature, arrow_type
+from skewless.timestamps import parse_timestamps
 from skewless.transforms.cells import (
     Cells,
     canonical,
     cast_column,
     parse_text,
-    parse_timestamps,
     true_where,
 )
 from skewless.transforms.rows import python_rows
