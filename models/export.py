@@ -9,11 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
+import pyarrow as pa
 import tensorflow as tf
 
+from skewless.arrays import raw_arrays
 from skewless.errors import RecipeError
 from skewless.models.inputs import Inputs, read_inputs
 from skewless.models.networks import Task
+from skewless.models.raw_examples import raw_examples
+from skewless.models.serving.recorded import Recorded, record, write_recorded
 from skewless.parity import PAD_TO, TransformGraph, pad_rows
 from skewless.schema import format_schema
 
@@ -31,6 +36,7 @@ def export(
     name: str,
     class_names: Sequence[str] | None = None,
     version: int | None = None,
+    sample: pa.RecordBatch | None = None,
 ) -> str:
     """Write a SavedModel that needs nothing but TensorFlow to be loaded and called.
 
@@ -57,6 +63,8 @@ def export(
         name: The name of the model, for those who find the file.
         class_names: Names of the classes; None numbers them.
         version: The version to write, replaced if it is there; None takes the next one.
+        sample: A few raw rows, with which requests and their answers are recorded in the
+            version, see `skewless.models.serving.recorded`.
 
     Returns:
         The path of the version.
@@ -75,8 +83,12 @@ def export(
     partial = base / f".{target.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        tf.saved_model.save(module, str(partial), signatures=module.signatures())
+        signatures = module.signatures()
+        tf.saved_model.save(module, str(partial), signatures=signatures)
         _write_extra(partial / "assets.extra", graph, name, task, names)
+        if sample is not None and sample.num_rows:
+            requests = _recorded(signatures, graph, sample)
+            write_recorded(partial / "assets.extra", name, requests)
         if target.exists():
             shutil.rmtree(target)
         partial.rename(target)
@@ -192,3 +204,31 @@ def _write_extra(
     (folder / "schema.pbtxt").write_text(format_schema(graph.raw_schema))
     about = {"name": name, "task": task, "class_names": list(class_names)}
     (folder / "model.json").write_text(json.dumps(about, indent=1, sort_keys=True))
+
+
+def _recorded(
+    signatures: Mapping[str, Any], graph: TransformGraph, sample: pa.RecordBatch
+) -> list[Recorded]:
+    """Return requests of all rows at once and of the first alone, as Examples and as columns."""
+    return [
+        request
+        for rows in (sample, sample.slice(0, 1))
+        for request in (
+            _ask_examples(signatures["serving_default"], graph, rows),
+            _ask_rows(signatures["predict_rows"], graph, rows),
+        )
+    ]
+
+
+def _ask_examples(function: Any, graph: TransformGraph, rows: pa.RecordBatch) -> Recorded:
+    examples = raw_examples(rows, graph.raw_schema)
+    inputs = {"examples": np.array(examples, object)}
+    return record("serving_default", inputs, function(tf.constant(examples, tf.string)))
+
+
+def _ask_rows(function: Any, graph: TransformGraph, rows: pa.RecordBatch) -> Recorded:
+    arrays = raw_arrays(rows, graph.raw_schema)
+    specs = graph.row_signature()
+    inputs = {specs[name].name: array for name, array in arrays.items()}
+    tensors = {name: tf.constant(array, specs[name].dtype) for name, array in arrays.items()}
+    return record("predict_rows", inputs, function(tensors))

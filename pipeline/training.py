@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import tensorflow_transform as tft
 
 from skewless import progress
+from skewless.errors import RunError
 from skewless.models.export import export
 from skewless.models.predict import Predictor, read_input_schema
 from skewless.models.train import train
@@ -34,6 +35,8 @@ from skewless.transforms.sources.parquet import ReadParquet
 __all__ = ["evaluate_model", "export_model", "train_model"]
 
 _SAMPLE_ROWS = 3
+# What a version holds beside the model; with more than that, it is exported anew.
+_EXPORTED = ["schema", "recorded requests"]
 _OTHER = "(other)"
 
 
@@ -102,7 +105,7 @@ def export_model(run: Run, recipe: Recipe) -> AnyPath:
     """
     result = run.perform(
         "export",
-        [run.key_of("train")],
+        [run.key_of("train"), _EXPORTED],
         [run.paths.model, run.paths.sample],
         lambda work: _export(RunPaths(work), run, recipe),
     )
@@ -115,6 +118,7 @@ def _export(made: RunPaths, run: Run, recipe: Recipe) -> dict[str, Any]:
     # As for TF Serving, a later export is a larger number; seconds since 1970 are the custom.
     version = int(time.time())
     graph = local_graph(str(run.paths.transform_graph))
+    sample = _sample_rows(run.paths)
     with local_copy(_keras_file(run.paths)) as trained_file, local_output(made.model) as models:
         exported = export(
             model_path=str(trained_file),
@@ -126,8 +130,9 @@ def _export(made: RunPaths, run: Run, recipe: Recipe) -> dict[str, Any]:
             version=version,
             name=recipe.name,
             class_names=_class_names(graph, recipe.label_key, trained["classes"]),
+            sample=sample,
         )
-        _write_sample(made.sample, run.paths, exported)
+        _write_sample(made.sample, sample, exported)
     return {"version": version}
 
 
@@ -141,13 +146,19 @@ def _class_names(transform_graph: str, label: str, classes: int | None) -> list[
     return names if len(names) == classes else None
 
 
-def _write_sample(path: AnyPath, run: RunPaths, model: str) -> None:
-    """Write the first test rows as JSON with just the fields that the model takes."""
-    parts = run.row_parts("test") or run.row_parts("train")
-    with parts[0].open("rb") as file:
-        batch = next(pq.ParquetFile(file).iter_batches(batch_size=_SAMPLE_ROWS))
+def _sample_rows(run: RunPaths) -> pa.RecordBatch:
+    """Return the first test rows, or without any the first training rows."""
+    for part in [*run.row_parts("test"), *run.row_parts("train")]:
+        with part.open("rb") as file:
+            for batch in pq.ParquetFile(file).iter_batches(batch_size=_SAMPLE_ROWS):
+                return batch
+    raise RunError(f"{run.root}: there are no rows to take a sample of")
+
+
+def _write_sample(path: AnyPath, sample: pa.RecordBatch, model: str) -> None:
+    """Write rows as JSON with just the fields that the model takes."""
     schema = read_input_schema(model)
-    path.write_bytes(b"".join(b"%s\n" % row for row in json_rows(batch, schema)))
+    path.write_bytes(b"".join(b"%s\n" % row for row in json_rows(sample, schema)))
 
 
 def evaluate_model(

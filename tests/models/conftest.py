@@ -223,4 +223,5 @@ def make_export(make_world, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def exported(make_export):
-    return make_export("binary", WideAndDeep([16, 8], epochs=2, batch_size=64))
+    network = WideAndDeep([16, 8], epochs=2, batch_size=64)
+    return make_export("binary", network, sample=raw_rows(3, 4))

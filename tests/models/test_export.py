@@ -13,6 +13,8 @@ from skewless.errors import RecipeError
 from skewless.models.export import export, versions
 from skewless.models.networks import Dnn
 from skewless.models.predict import Predictor
+from skewless.models.serving.infra_check import answer_recorded
+from skewless.models.serving.recorded import read_recorded
 from skewless.parity import TransformGraph
 from skewless.schema import column_names
 
@@ -109,6 +111,21 @@ def test_features_and_predictions_do_not_depend_on_the_batch(predictor, raw):
         np.testing.assert_allclose(np.concatenate(answers), whole, rtol=0, atol=1e-6)
 
 
+def test_requests_of_the_sample_are_recorded_with_their_answers(exported, predictor, raw):
+    recorded = read_recorded(predictor.path)
+    assert [(one.signature, len(one.outputs["prediction"])) for one in recorded] == [
+        ("serving_default", 3),
+        ("predict_rows", 3),
+        ("serving_default", 1),
+        ("predict_rows", 1),
+    ]
+    expected = predictor.predict(raw(3, 4))["prediction"]
+    for one in recorded:
+        found = one.outputs["prediction"]
+        np.testing.assert_allclose(found, expected[: len(found)], rtol=0, atol=1e-6)
+    assert answer_recorded(predictor.path).error == ""
+
+
 def test_no_rows_are_no_predictions(predictor, raw):
     assert predictor.predict(raw(1).slice(0, 0))["prediction"].shape == (0,)
     assert predictor.predict_examples([])["prediction"].shape == (0,)
@@ -116,13 +133,19 @@ def test_no_rows_are_no_predictions(predictor, raw):
 
 def test_several_classes_have_names(make_export, raw):
     network = Dnn([8], epochs=1)
-    arguments = make_export("multiclass", network, class_names=["mid", "low", "high"])
+    arguments = make_export(
+        "multiclass", network, class_names=["mid", "low", "high"], sample=raw(2)
+    )
     predictor = Predictor(arguments["directory"])
     answer = predictor.predict(raw(3))
     assert answer["prediction"].shape == answer["classes"].shape == (3, 3)
     np.testing.assert_allclose(answer["prediction"].sum(axis=1), np.ones(3), atol=1e-6)
     assert answer["classes"].tolist() == [[b"mid", b"low", b"high"]] * 3
     assert (predictor.task, predictor.class_names) == ("multiclass", ("mid", "low", "high"))
+    assert (
+        read_recorded(predictor.path)[0].outputs["classes"].tolist()
+        == [[*answer["classes"][0]]] * 2
+    )
     with pytest.raises(RecipeError, match=r"class_names has 2 names; .* has 3 classes"):
         export(**arguments, class_names=["a", "b"])
 
