@@ -93,9 +93,12 @@ class Predictor:
         """
         try:
             return _arrays(self._predict_examples(examples=tf.constant(list(examples), tf.string)))
-        except tf.errors.InvalidArgumentError as error:
+        except (tf.errors.InvalidArgumentError, UnicodeDecodeError) as error:
+            # TensorFlow quotes what it cannot parse, and Python cannot always read the quote.
+            quoted = isinstance(error, UnicodeDecodeError)
+            why = "one is no serialized Example" if quoted else parse_failure(error)
             raise RecipeError(
-                f"examples: not as the schema of model {self.path} says: {parse_failure(error)}"
+                f"examples: not as the schema of model {self.path} says: {why}"
             ) from None
 
     def _call(self, function: Any, batch: pa.RecordBatch) -> Arrays:

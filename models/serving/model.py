@@ -65,7 +65,8 @@ class _Version:
         rows = [one.rows for one in asked]
         try:
             answers = self._together(signature, asked, rows)
-        except tf.errors.InvalidArgumentError as error:
+        except (tf.errors.InvalidArgumentError, UnicodeDecodeError) as error:
+            # TensorFlow quotes what it cannot parse, and Python cannot always read the quote.
             if len(asked) > 1:
                 # One of them is at fault; the others shall not suffer for it.
                 return [self._run(signature, [one])[0] for one in asked]
@@ -293,8 +294,9 @@ def _some(asked: _Asked) -> _Asked:
     return asked
 
 
-def _refusal(error: tf.errors.InvalidArgumentError) -> ServingError:
-    line = parse_failure(error)
+def _refusal(error: tf.errors.InvalidArgumentError | UnicodeDecodeError) -> ServingError:
+    quoted = isinstance(error, UnicodeDecodeError)
+    line = "an input is no serialized tf.Example" if quoted else parse_failure(error)
     return ServingError(Code.INVALID_ARGUMENT, f"the model cannot take the inputs: {line[:300]}")
 
 

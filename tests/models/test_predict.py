@@ -82,6 +82,8 @@ def test_examples_without_a_required_column_are_refused(predictor):
     assert "\n" not in str(caught.value)
     with pytest.raises(RecipeError, match="examples: not as the schema"):
         predictor.predict_examples([b"not an example"])
+    with pytest.raises(RecipeError, match="one is no serialized Example"):
+        predictor.predict_examples([b"\xff\xff"] * 20)
 
 
 def test_what_is_no_model_is_said(tmp_path):
