@@ -37,6 +37,7 @@ def export(
     class_names: Sequence[str] | None = None,
     version: int | None = None,
     sample: pa.RecordBatch | None = None,
+    extra: Mapping[str, bytes] | None = None,
 ) -> str:
     """Write a SavedModel that needs nothing but TensorFlow to be loaded and called.
 
@@ -65,6 +66,7 @@ def export(
         version: The version to write, replaced if it is there; None takes the next one.
         sample: A few raw rows, with which requests and their answers are recorded in the
             version, see `skewless.models.serving.recorded`.
+        extra: Further files of the version's `assets.extra`, by name.
 
     Returns:
         The path of the version.
@@ -86,6 +88,8 @@ def export(
         signatures = module.signatures()
         tf.saved_model.save(module, str(partial), signatures=signatures)
         _write_extra(partial / "assets.extra", graph, name, task, names)
+        for file, content in (extra or {}).items():
+            (partial / "assets.extra" / file).write_bytes(content)
         if sample is not None and sample.num_rows:
             requests = _recorded(signatures, graph, sample)
             write_recorded(partial / "assets.extra", name, requests)

@@ -224,4 +224,5 @@ def make_export(make_world, tmp_path_factory):
 @pytest.fixture(scope="session")
 def exported(make_export):
     network = WideAndDeep([16, 8], epochs=2, batch_size=64)
-    return make_export("binary", network, sample=raw_rows(3, 4))
+    extra = {"more.json": b"{}"}
+    return make_export("binary", network, sample=raw_rows(3, 4), extra=extra)

@@ -111,6 +111,11 @@ def test_features_and_predictions_do_not_depend_on_the_batch(predictor, raw):
         np.testing.assert_allclose(np.concatenate(answers), whole, rtol=0, atol=1e-6)
 
 
+def test_further_files_lie_beside_the_model(exported):
+    files = pathlib.Path(exported["directory"], "1", "assets.extra")
+    assert (files / "more.json").read_bytes() == b"{}"
+
+
 def test_requests_of_the_sample_are_recorded_with_their_answers(exported, predictor, raw):
     recorded = read_recorded(predictor.path)
     assert [(one.signature, len(one.outputs["prediction"])) for one in recorded] == [
