@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 
 from skewless import __version__
 from skewless.errors import RecipeError, SkewlessError
+from skewless.launch.push_command import add_push
 
 __all__ = ["main", "make_parser"]
 
@@ -65,6 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
         "repaired", type=pathlib.Path, help="a repaired file of rejected/, or a folder of them"
     )
     _add_stream(commands)
+    add_push(commands)
     return parser
 
 

@@ -13,6 +13,7 @@ import absl.logging
 
 from skewless.errors import RecipeError, RunError
 from skewless.launch.display import Screen
+from skewless.launch.push_command import label, push_run
 from skewless.launch.summary import show_comparisons, show_ledger, show_result
 from skewless.pipeline.artifacts import RunPaths, digest_of, latest_run, read_manifest
 from skewless.pipeline.backfilling import backfill
@@ -232,4 +233,6 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "replay": _replay,
     "stream": _stream,
     "backfill": _backfill,
+    "push": push_run,
+    "label": label,
 }

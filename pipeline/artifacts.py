@@ -6,10 +6,12 @@ import dataclasses
 import hashlib
 import json
 import os
+import pathlib
+from collections.abc import Collection
 from typing import Any
 
 from skewless.errors import RunError
-from skewless.storage import AnyPath, RemotePath, paths_in
+from skewless.storage import AnyPath, RemotePath, client_errors, paths_in
 from skewless.transforms.split import SPLITS
 
 __all__ = [
@@ -17,6 +19,8 @@ __all__ = [
     "RunPaths",
     "digest_file",
     "digest_of",
+    "digest_tree",
+    "file_digests",
     "latest_run",
     "read_manifest",
     "write_json",
@@ -90,6 +94,11 @@ class RunPaths:
     def evaluation(self) -> AnyPath:
         """Metrics, in TFMA's format and as `metrics.json`."""
         return self.root / "evaluation"
+
+    @property
+    def verify_report(self) -> AnyPath:
+        """What `skewless verify` found last, and of which model."""
+        return self.root / "verify.json"
 
     @property
     def work(self) -> AnyPath:
@@ -173,8 +182,31 @@ def digest_of(value: Any) -> str:
 
 def digest_file(path: str | os.PathLike[str]) -> str:
     """Return the digest of a local file's bytes."""
-    with open(path, "rb") as file:  # noqa: PTH123 - file_digest wants a raw file
-        digest = hashlib.blake2b(digest_size=16)
+    return _digest(pathlib.Path(path))
+
+
+def _digest(path: AnyPath) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    with client_errors(path), path.open("rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def file_digests(directory: AnyPath) -> dict[str, str]:
+    """Return the digest of every file in a directory and those below, by its relative path."""
+    if isinstance(directory, RemotePath):
+        return {str(file.relative_to(directory)): _digest(file) for file in directory.files()}
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return {path.relative_to(directory).as_posix(): _digest(path) for path in sorted(files)}
+
+
+def digest_tree(directory: AnyPath, without: Collection[str] = ()) -> str:
+    """Return the digest of a directory: of the names and the content of all files below.
+
+    Args:
+        directory: Where.
+        without: Relative paths of files that do not count.
+    """
+    digests = file_digests(directory)
+    return digest_of({name: digest for name, digest in digests.items() if name not in without})

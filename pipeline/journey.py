@@ -24,7 +24,7 @@ from skewless.transforms.rows import Rejected
 from skewless.transforms.sinks.files import whole_file
 from skewless.transforms.sinks.rejected import rejected_to_json
 
-__all__ = ["STAGES", "Journey", "Result", "fingerprint", "journey"]
+__all__ = ["STAGES", "Journey", "Result", "fingerprint", "journey", "package_versions"]
 
 STAGES = ("transform", "train", "export", "evaluate")
 _PACKAGES = (
@@ -119,11 +119,7 @@ def _opened(wanted: Journey, recipe: Recipe, display: Display) -> Iterator[Run]:
     }
     run_id = wanted.run_id or digest_of(identity)[:12]
     root = wanted.output / recipe.name / run_id
-    versions = {
-        "skewless": __version__,
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in _PACKAGES},
-    }
+    versions = package_versions()
     with Run.open(root, display, identity, versions) as run:
         run.manifest.update(
             inputs=inputs,
@@ -136,6 +132,15 @@ def _opened(wanted: Journey, recipe: Recipe, display: Display) -> Iterator[Run]:
             with whole_file(run.paths.repaired) as path:
                 path.write_text(lines, encoding="utf-8")
         yield run
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of all that a feature or a prediction could depend on."""
+    return {
+        "skewless": __version__,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
 
 
 def fingerprint(recipe: Recipe) -> dict[str, list[dict[str, Any]]]:

@@ -30,6 +30,7 @@ __all__ = [
     "path_of",
     "paths_in",
     "remove_tree",
+    "send_file",
 ]
 
 AnyPath = pathlib.Path | RemotePath
@@ -120,10 +121,15 @@ def local_output(path: AnyPath) -> Iterator[pathlib.Path]:
         for file in files:
             if file.is_file():
                 target = path if file == source else path / file.relative_to(source)
-                _send(file, target)
+                send_file(file, target)
 
 
-def _send(source: pathlib.Path, target: RemotePath) -> None:
+def send_file(source: pathlib.Path, target: RemotePath) -> None:
+    """Copy a file of this machine to another file system, in the place of one that is there.
+
+    Raises:
+        OSError: If it is empty, and the other file system S3.
+    """
     if not source.stat().st_size and str(target).startswith("s3:"):
         raise OSError(f"{target}: Beam cannot write an empty file to S3")
     if target.has_directories():
