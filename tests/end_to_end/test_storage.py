@@ -15,13 +15,17 @@ from apache_beam.io.filesystems import FileSystems
 
 from skewless.errors import RunError
 from skewless.launch.command_line import main
-from skewless.pipeline.artifacts import SPLITS, RunPaths, latest_run, read_manifest
+from skewless.pipeline import pushing
+from skewless.pipeline.artifacts import SPLITS, RunPaths, digest_tree, latest_run, read_manifest
 from skewless.pipeline.execution import Execution
 from skewless.pipeline.journey import Journey, Result, journey
+from skewless.pipeline.labels import labels_of
 from skewless.pipeline.predicting import predict_lines
+from skewless.pipeline.pushing import Push, push
 from skewless.pipeline.stages import Quiet
+from skewless.pipeline.verify_report import digest_compared, write_verify_report
 from skewless.pipeline.verifying import verify_features
-from skewless.storage import RemotePath, local_copy, local_output
+from skewless.storage import RemotePath, local_copy, local_output, send_file
 from tests.end_to_end.conftest import RECIPE
 from tests.servers import gcs, hdfs, s3
 
@@ -125,6 +129,39 @@ def test_verify_and_predict_read_it_there(remote: Result) -> None:
     answers = [json.loads(line) for line in predict_lines(remote.paths.root, lines, "sample")]
     assert len(answers) == len(lines)
     assert all("prediction" in answer for answer in answers)
+
+
+def test_a_model_is_pushed_from_there_to_there(
+    storage: Storage, remote: Result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = digest_compared(remote.paths)
+    found = verify_features(remote.paths, "label", [None])
+    assert write_verify_report(remote.paths, found, compared).verdict == "identical"
+    wanted = Push(remote.paths.root, RemotePath(storage.root) / "models" / "small", label="stable")
+    model = remote.paths.newest_model()
+    target = wanted.to / model.name
+
+    def stop(source: pathlib.Path, path: RemotePath) -> None:
+        if source.name == "saved_model.pb":
+            raise KeyboardInterrupt
+        send_file(source, path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pushing, "send_file", stop)
+        with pytest.raises(KeyboardInterrupt):
+            push(wanted)
+    assert not (target / "saved_model.pb").exists()
+    done = push(wanted)
+    assert (done.path, done.already, done.check.error) == (target, False, "")
+    assert digest_tree(target, without=[pushing.PUSHED]) == compared.model_digest
+    assert json.loads((target / pushing.PUSHED).read_text())["verify"]["verdict"] == "identical"
+    assert push(wanted).already
+    assert labels_of(wanted.to) == {"stable": int(model.name)}
+    assert len(read_manifest(remote.paths.root)["pushes"]) == 1
+    assert {path.name for path in wanted.to.iterdir()} == {"labels.json", model.name}
+    (target / "saved_model.pb").write_bytes(b"another")
+    with pytest.raises(RunError, match="another model is there already"):
+        push(wanted)
 
 
 def test_a_second_run_skips_every_stage(
