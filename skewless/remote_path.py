@@ -264,7 +264,12 @@ class RemotePath:
         """Make the directory where there are directories."""
         if self.has_directories() and not self._is_there():
             with client_errors(self):
-                FileSystems.mkdirs(self._url)
+                try:
+                    FileSystems.mkdirs(self._url)
+                except Exception:
+                    # Another worker may have been faster.
+                    if not self._is_there():
+                        raise
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Delete the file."""

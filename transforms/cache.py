@@ -11,6 +11,8 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 
+from skewless.storage import path_of
+
 __all__ = ["CacheRows", "read_cache"]
 
 # What one worker reads at once; nothing but a name is held of the others.
@@ -50,8 +52,7 @@ class _WriteCache(beam.DoFn):  # type: ignore[misc]
         self._directory = directory
 
     def setup(self) -> None:
-        if not FileSystems.exists(self._directory):
-            FileSystems.mkdirs(self._directory)
+        path_of(self._directory).mkdir(parents=True, exist_ok=True)
 
     def start_bundle(self) -> None:
         self._waiting: list[pa.RecordBatch] = []

@@ -15,6 +15,7 @@ import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 
 from skewless.errors import RecipeError
+from skewless.storage import path_of
 from skewless.transforms.aggregate.kinds import as_type
 from skewless.transforms.aggregate.late import is_late, late_rows
 from skewless.transforms.aggregate.tiles import (
@@ -152,8 +153,7 @@ class _SendEvents(beam.DoFn):  # type: ignore[misc]
         if self._directory is None:
             return to_ipc(batch, "lz4")
         if self._file is None:
-            if not FileSystems.exists(self._directory):
-                FileSystems.mkdirs(self._directory)
+            path_of(self._directory).mkdir(parents=True, exist_ok=True)
             # A name of its own for each try: nobody reads what a failed bundle has written.
             self._path = FileSystems.join(self._directory, f"events-{uuid.uuid4().hex}.arrow")
             self._file, self._written = FileSystems.create(self._path), 0
