@@ -25,7 +25,7 @@ import tensorflow as tf
 from skewless.errors import SkewlessError
 from skewless.models.serving.recorded import Recorded, read_recorded
 
-__all__ = ["TOLERANCE", "InfraCheck", "answer_recorded", "check_model"]
+__all__ = ["TOLERANCE", "InfraCheck", "answer_recorded", "check_model", "largest_difference"]
 
 # How far a number may be from the recorded one, absolute up to 1 and relative above. Another
 # processor's vector units, or another version of TensorFlow, may change the last bits.
@@ -120,7 +120,7 @@ def answer_recorded(version_dir: str) -> InfraCheck:
         started = time.perf_counter()
         model = tf.saved_model.load(version_dir)
         loaded = time.perf_counter()
-        differences = [_compare(_answer(model, one), one) for one in requests]
+        differences = [largest_difference(_answer(model, one), one) for one in requests]
         warm = time.perf_counter()
         for one in requests:
             _answer(model, one)
@@ -151,8 +151,12 @@ def _answer(model: Any, request: Recorded) -> dict[str, npt.NDArray[Any]]:
     return {name: np.asarray(value) for name, value in answered.items()}
 
 
-def _compare(outputs: dict[str, npt.NDArray[Any]], request: Recorded) -> float:
-    """Return the largest difference from the recorded outputs."""
+def largest_difference(outputs: dict[str, npt.NDArray[Any]], request: Recorded) -> float:
+    """Return the largest difference from the recorded outputs.
+
+    Raises:
+        SkewlessError: If they differ by more than `TOLERANCE`, or in anything else.
+    """
     largest = 0.0
     if set(outputs) != set(request.outputs):
         raise _UnfitError(

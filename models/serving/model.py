@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import logging
 import pathlib
@@ -12,22 +11,24 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
-from tensorflow_metadata.proto.v0 import schema_pb2
 
 from skewless.models.inputs import parse_failure
 from skewless.models.serving.batching import Batcher, Batching, Closed
+from skewless.models.serving.enrich import Enrich
+from skewless.models.serving.lacking import Lacking, Lookup, example_rows
 from skewless.models.serving.observer import Observer
 from skewless.models.serving.packing import Packed, concat
 from skewless.models.serving.requests import (
     ROW_SIGNATURES,
     Answer,
+    Arrays,
     Code,
     Request,
     ServingError,
 )
 from skewless.models.serving.servable import EXAMPLES, Servable, examples_of, split_outputs
 from skewless.models.serving.versions import Versions, VersionStatus, Watching
-from skewless.schema import is_required
+from skewless.models.serving.warm_up import warm_up
 
 __all__ = ["ServedModel"]
 
@@ -36,20 +37,24 @@ _TRIES = 5
 
 
 class _Asked(NamedTuple):
-    """A request in a batch: packed rows, or serialized Examples."""
+    """A request in a batch: packed rows and what they lack, or serialized Examples."""
 
     packed: Packed | None
     examples: Sequence[bytes]
     rows: int
+    lacking: Lacking | None = None
 
 
 class _Version:
     """A loaded version, and the batches of each of its signatures."""
 
-    def __init__(self, model: ServedModel, path: pathlib.Path, batching: Batching) -> None:
+    def __init__(
+        self, model: ServedModel, path: pathlib.Path, batching: Batching, enrich: Enrich | None
+    ) -> None:
         self.servable = Servable(str(path))
+        self.lookup = None if enrich is None else Lookup(enrich, self.servable.layout)
         self.servable.version = self.servable.version or 1
-        _warm_up(self.servable)
+        warm_up(self.servable)
         self._model = model
         self.batchers: Mapping[str, Batcher[_Asked, Answer]] = {
             signature: Batcher(functools.partial(self._run, signature), batching, model.queued)
@@ -60,11 +65,45 @@ class _Version:
         for batcher in self.batchers.values():
             batcher.close()
 
+    def ask(self, request: Request) -> tuple[str, _Asked]:
+        """Return the signature that a request asks, and with what.
+
+        Raises:
+            ServingError: If it is not as the model has it.
+        """
+        signature = _signature(request)
+        if request.rows is not None:
+            return signature, self._rows(request.rows)
+        arrays = request.arrays
+        if arrays is None:
+            raise ServingError(Code.INVALID_ARGUMENT, "the request has no inputs")
+        if signature == EXAMPLES:
+            examples = examples_of(arrays)
+            if self.lookup is None:
+                return signature, _Asked(None, examples, len(examples))
+            return signature, self._rows(example_rows(examples, self.servable.layout))
+        if self.lookup is None:
+            packed = self.servable.pack(arrays)
+            return signature, _Asked(packed, (), packed.rows)
+        columns = frozenset(self.servable.layout.arguments)
+        keys = self.lookup.key_columns - columns
+        packed = self.servable.pack({n: a for n, a in arrays.items() if n not in keys})
+        return signature, _Asked(
+            packed, (), packed.rows, self.lookup.of_arrays(arrays, packed.rows)
+        )
+
+    def _rows(self, rows: Sequence[Mapping[str, Any]]) -> _Asked:
+        lacking = None if self.lookup is None else self.lookup.of_rows(rows)
+        return _Asked(self.servable.reader.read(rows), (), len(rows), lacking)
+
     def _run(self, signature: str, asked: list[_Asked]) -> Sequence[Answer | Exception]:
         start = time.perf_counter()
         rows = [one.rows for one in asked]
         try:
             answers = self._together(signature, asked, rows)
+        except ServingError as error:
+            # The store does not answer: only those that need it suffer.
+            return self._without_store(signature, asked, error)
         except (tf.errors.InvalidArgumentError, UnicodeDecodeError) as error:
             # TensorFlow quotes what it cannot parse, and Python cannot always read the quote.
             if len(asked) > 1:
@@ -74,23 +113,43 @@ class _Version:
         self._model.batched(len(asked), sum(rows), time.perf_counter() - start)
         return answers
 
+    def _without_store(
+        self, signature: str, asked: list[_Asked], error: ServingError
+    ) -> Sequence[Answer | Exception]:
+        able = [one for one in asked if one.lacking is None]
+        answers = iter(self._run(signature, able) if able else ())
+        return [next(answers) if one.lacking is None else error for one in asked]
+
     def _together(
         self, signature: str, asked: Sequence[_Asked], rows: Sequence[int]
     ) -> list[Answer]:
         servable, parts = self.servable, [one.packed for one in asked if one.packed is not None]
-        fed = None
+        feds: Sequence[Arrays | None] = [None] * len(rows)
         if parts:
             whole = concat(parts, servable.layout)
-            outputs = servable.call_rows(signature, whole)
-            fed = servable.layout.unpack(whole)
+            lacking = [one.lacking for one in asked]
+            if self.lookup is not None and any(lacking):
+                self._look_up(whole, lacking, rows)
+            outputs = servable.call_rows(
+                ROW_SIGNATURES[0] if signature == EXAMPLES else signature, whole
+            )
+            feds = split_outputs(servable.layout.unpack(whole), rows)
         else:
-            examples = [e for one in asked for e in one.examples]
-            outputs = servable.call_examples(examples)
-        feds = [None] * len(rows) if fed is None else split_outputs(fed, rows)
+            outputs = servable.call_examples([e for one in asked for e in one.examples])
         return [
-            Answer(one, n, servable.version, signature, given)
-            for one, n, given in zip(split_outputs(outputs, rows), rows, feds, strict=True)
+            Answer(one, n, servable.version, signature, fed)
+            for one, n, fed in zip(split_outputs(outputs, rows), rows, feds, strict=True)
         ]
+
+    def _look_up(
+        self, whole: Packed, lacking: Sequence[Lacking | None], rows: Sequence[int]
+    ) -> None:
+        start, failed = time.perf_counter(), True
+        try:
+            assert self.lookup is not None
+            failed = self.lookup.fill(whole, lacking, rows).failed
+        finally:
+            self._model.asked_store(sum(rows), time.perf_counter() - start, failed)
 
 
 class ServedModel:
@@ -102,6 +161,8 @@ class ServedModel:
         batching: How requests are put together.
         watching: Which versions are served.
         observers: Who is told what happens.
+        enrich: Returns what reads the windowed features of a version from a store, given its
+            directory; None where it has none.
     """
 
     def __init__(
@@ -111,10 +172,12 @@ class ServedModel:
         batching: Batching | None = None,
         watching: Watching | None = None,
         observers: Sequence[Observer] = (),
+        enrich: Callable[[pathlib.Path], Enrich | None] | None = None,
     ) -> None:
+        self._enrich = enrich
         self._batching = batching or Batching()
         self._observers = tuple(observers)
-        self._closing = False
+        self._draining = self._closing = False
         self._versions = Versions(folder, self._load, watching or Watching(), self._loaded)
         self.name = name or ""
 
@@ -127,6 +190,10 @@ class ServedModel:
         self._versions.start()
         self.name = self.name or self.servable().name
 
+    def drain(self) -> None:
+        """Be ready for nothing new, as balancers see it; what comes is still answered."""
+        self._draining = True
+
     def close(self) -> None:
         """Answer what was taken, and let go of the model."""
         self._closing = True
@@ -135,7 +202,7 @@ class ServedModel:
     @property
     def ready(self) -> bool:
         """Whether a version is there, and more is taken."""
-        return not self._closing and any(
+        return not (self._draining or self._closing) and any(
             status.state == "AVAILABLE" for status in self._versions.statuses()
         )
 
@@ -220,8 +287,13 @@ class ServedModel:
         for observer in self._observers:
             observer.batched(requests, rows, seconds)
 
+    def asked_store(self, rows: int, seconds: float, failed: bool) -> None:
+        """Tell of a read of the online store."""
+        for observer in self._observers:
+            observer.asked_store(rows, seconds, failed)
+
     def _load(self, path: pathlib.Path) -> _Version:
-        return _Version(self, path, self._batching)
+        return _Version(self, path, self._batching, self._enrich(path) if self._enrich else None)
 
     def _loaded(self, states: Mapping[int, str]) -> None:
         for observer in self._observers:
@@ -237,7 +309,11 @@ class ServedModel:
             raise ServingError(Code.UNAVAILABLE, "the server is stopping", retry_after=1.0)
         for _ in range(_TRIES):
             version = self._version(request.version, request.label)
-            signature, asked = _asked(request, version.servable)
+            signature, asked = version.ask(request)
+            if not asked.rows:
+                raise ServingError(
+                    Code.INVALID_ARGUMENT, "the request has no rows; expected at least one"
+                )
             try:
                 return ask(version.batchers[signature], asked, asked.rows, request.deadline)
             except Closed:
@@ -260,8 +336,8 @@ def _submit(batcher: Batcher[_Asked, Answer], *arguments: Any) -> Any:
     return batcher.submit(*arguments)
 
 
-def _asked(request: Request, servable: Servable) -> tuple[str, _Asked]:
-    """Return the signature that is asked, and with what."""
+def _signature(request: Request) -> str:
+    """Return the signature that is asked."""
     default = EXAMPLES if request.rows is None else ROW_SIGNATURES[0]
     signature = request.signature or default
     if signature not in (EXAMPLES, *ROW_SIGNATURES):
@@ -270,61 +346,16 @@ def _asked(request: Request, servable: Servable) -> tuple[str, _Asked]:
             f'there is no signature "{signature[:80]}"; the signatures are '
             f"{', '.join((EXAMPLES, *ROW_SIGNATURES))}",
         )
-    if request.rows is not None:
-        if signature == EXAMPLES:
-            raise ServingError(
-                Code.INVALID_ARGUMENT,
-                f'signature "{EXAMPLES}" takes serialized Examples; ask "{ROW_SIGNATURES[0]}" '
-                "about raw rows",
-            )
-        packed = servable.reader.read(request.rows)
-        return signature, _some(_Asked(packed, (), packed.rows))
-    if request.arrays is None:
-        raise ServingError(Code.INVALID_ARGUMENT, "the request has no inputs")
-    if signature == EXAMPLES:
-        examples = examples_of(request.arrays)
-        return signature, _some(_Asked(None, examples, len(examples)))
-    packed = servable.pack(request.arrays)
-    return signature, _some(_Asked(packed, (), packed.rows))
-
-
-def _some(asked: _Asked) -> _Asked:
-    if asked.rows == 0:
-        raise ServingError(Code.INVALID_ARGUMENT, "the request has no rows; expected at least one")
-    return asked
+    if request.rows is not None and signature == EXAMPLES:
+        raise ServingError(
+            Code.INVALID_ARGUMENT,
+            f'signature "{EXAMPLES}" takes serialized Examples; ask "{ROW_SIGNATURES[0]}" '
+            "about raw rows",
+        )
+    return signature
 
 
 def _refusal(error: tf.errors.InvalidArgumentError | UnicodeDecodeError) -> ServingError:
     quoted = isinstance(error, UnicodeDecodeError)
     line = "an input is no serialized tf.Example" if quoted else parse_failure(error)
     return ServingError(Code.INVALID_ARGUMENT, f"the model cannot take the inputs: {line[:300]}")
-
-
-def _warm_up(servable: Servable) -> None:
-    """Call every signature, so that the first request is as fast as any.
-
-    The rows are of missing values, which a graph may refuse: that is no fault of the model.
-    """
-    row = servable.layout.pack({}, 1)
-    for rows in (1, 32):
-        many = concat([row] * rows, servable.layout)
-        with contextlib.suppress(tf.errors.InvalidArgumentError):
-            for signature in ROW_SIGNATURES:
-                servable.call_rows(signature, many)
-        with contextlib.suppress(tf.errors.InvalidArgumentError):
-            servable.call_examples([_empty_example(servable)] * rows)
-
-
-def _empty_example(servable: Servable) -> bytes:
-    """Return an Example of the columns that an Example must have."""
-    example = tf.train.Example()
-    for feature in servable.schema.feature:
-        if is_required(feature):
-            values = example.features.feature[feature.name]
-            if feature.type == schema_pb2.FLOAT:
-                values.float_list.value.append(0.0)
-            elif feature.type == schema_pb2.INT:
-                values.int64_list.value.append(0)
-            else:
-                values.bytes_list.value.append(b"")
-    return bytes(example.SerializeToString())

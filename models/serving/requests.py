@@ -82,6 +82,7 @@ class Request:
         protocol: `rest` or `grpc`, for those who count.
         method: `predict`, `classify` or `regress`, likewise.
         deadline: When the answer is no longer wanted.
+        trace: The W3C `traceparent` that it came with.
     """
 
     arrays: Arrays | None = None
@@ -92,6 +93,7 @@ class Request:
     protocol: str = ""
     method: str = "predict"
     deadline: Deadline = None
+    trace: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

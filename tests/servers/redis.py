@@ -30,15 +30,18 @@ class Redis(NamedTuple):
 
 
 @contextlib.contextmanager
-def redis(folder: pathlib.Path, durable: bool = False) -> Iterator[Redis]:
+def redis(
+    folder: pathlib.Path, durable: bool = False, port: int | None = None
+) -> Iterator[Redis]:
     """Run a server, for the block.
 
     Args:
         folder: Where its log and its data go.
         durable: Whether what is committed is on the disk, for the next server of the folder.
+        port: Where it listens; None for any that is free.
     """
     program = install_debian("redis-server", "redis-server")
-    port = free_port()
+    port = port or free_port()
     command = [program, "--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder)]
     command += ["--requirepass", PASSWORD, "--save", ""]
     command += ["--appendonly", "yes" if durable else "no", "--appendfsync", "always"]
