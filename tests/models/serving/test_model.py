@@ -6,38 +6,20 @@ import threading
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from skewless.models.serving.model import ServedModel
 from skewless.models.serving.requests import ROW_SIGNATURES, Code, Request, ServingError
 from skewless.models.serving.versions import Watching
-
-ROWS = [
-    {"x": 0.5, "o": 4.5, "n": 3, "carrier": "AA", "tags": ["red", "new"]},
-    {"x": -1.25, "carrier": "??", "tags": []},
-    {"x": 2.0, "n": 1, "tags": ["blue"]},
-]
-
-
-def example(row):
-    kinds = {"x": "float_list", "o": "float_list", "n": "int64_list"}
-    made = tf.train.Example()
-    for name, value in row.items():
-        values = value if isinstance(value, list) else [value]
-        if name not in kinds:
-            values = [text.encode() for text in values]
-        field = getattr(made.features.feature[name], kinds.get(name, "bytes_list"))
-        field.value.extend(values)
-    return made.SerializeToString()
+from tests.models.serving.asked import ROWS, serialized
 
 
 @pytest.fixture(scope="module")
 def expected(predictor):
-    return predictor.predict_examples([example(row) for row in ROWS])["prediction"]
+    return predictor.predict_examples(serialized(ROWS))["prediction"]
 
 
 def examples(rows):
-    return {"examples": np.array([example(row) for row in rows], object)}
+    return {"examples": np.array(serialized(rows), object)}
 
 
 def test_rows_examples_and_columns_have_the_same_answer(served, expected):

@@ -1,0 +1,368 @@
+"""Stock stubs of tensorflow-serving-api, as in TensorFlow Serving's own examples of clients."""
+
+import concurrent.futures
+import datetime
+import ipaddress
+import pathlib
+import time
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tensorflow.core.example import example_pb2
+from tensorflow_serving.apis import (
+    classification_pb2,
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    inference_pb2,
+    model_management_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+    regression_pb2,
+)
+
+from skewless.errors import RecipeError, RunError
+from skewless.models.serving.grpc_server import GrpcServer
+from skewless.models.serving.limits import Limits
+from tests.models.serving.asked import ROWS, example, serialized
+
+
+@pytest.fixture(scope="module")
+def port(served):
+    server = GrpcServer(served, limits=Limits(instances=100))
+    yield server.start()
+    server.stop(1)
+
+
+@pytest.fixture(scope="module")
+def channel(port):
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield channel
+
+
+@pytest.fixture(scope="module")
+def stub(channel):
+    return prediction_service_pb2_grpc.PredictionServiceStub(channel)
+
+
+@pytest.fixture(scope="module")
+def models(channel):
+    return model_service_pb2_grpc.ModelServiceStub(channel)
+
+
+@pytest.fixture(scope="module")
+def expected(predictor):
+    return predictor.predict_examples(serialized(ROWS))["prediction"]
+
+
+def predict(signature="", **inputs):
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "small"
+    request.model_spec.signature_name = signature
+    for name, value in inputs.items():
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+    return request
+
+
+def examples_request(kind, rows=ROWS):
+    request = kind()
+    request.model_spec.name = "small"
+    request.input.example_list.examples.extend(example(row) for row in rows)
+    return request
+
+
+def refused(call, request, code, line, **options):
+    with pytest.raises(grpc.RpcError, match=line) as error:
+        call(request, timeout=30, **options)
+    assert error.value.code() is code
+    assert "\n" not in error.value.details()
+    return error.value
+
+
+def test_predict_takes_examples(stub, expected):
+    response = stub.Predict(predict(examples=serialized(ROWS)), timeout=30)
+    assert tf.make_ndarray(response.outputs["prediction"]).tolist() == expected.tolist()
+    assert response.model_spec.version.value == 1
+    assert response.model_spec.signature_name == "serving_default"
+
+
+def test_predict_takes_columns_and_columns_may_be_left_out(stub, expected):
+    request = predict(
+        "predict_rows",
+        x=np.array([2.0], np.float32),
+        n=np.array([1]),
+        tags=np.array([[b"blue"]]),
+    )
+    response = stub.Predict(request, timeout=30)
+    assert tf.make_ndarray(response.outputs["prediction"]).tolist() == expected[2:].tolist()
+
+
+def test_transform_answers_features_and_a_filter_chooses(stub, predictor):
+    request = predict("transform", x=np.array([0.5, 2.0], np.float32))
+    features = stub.Predict(request, timeout=30).outputs
+    assert {"x_scaled", "tags/values", "tags/row_lengths"} <= set(features)
+    request.output_filter.append("x_pair")
+    chosen = stub.Predict(request, timeout=30).outputs
+    assert list(chosen) == ["x_pair"]
+    assert chosen["x_pair"] == features["x_pair"]
+    request.output_filter.append("nope")
+    refused(stub.Predict, request, grpc.StatusCode.INVALID_ARGUMENT, 'no output "nope"')
+
+
+def test_classify_and_regress(stub, expected):
+    response = stub.Classify(examples_request(classification_pb2.ClassificationRequest))
+    found = [
+        {one.label: one.score for one in each.classes} for each in response.result.classifications
+    ]
+    assert [one["1"] for one in found] == expected.tolist()
+    assert [one["0"] for one in found] == (np.float32(1) - expected).tolist()
+    response = stub.Regress(examples_request(regression_pb2.RegressionRequest))
+    assert [one.value for one in response.result.regressions] == expected.tolist()
+
+
+def test_a_context_is_merged_into_each_example(stub, expected):
+    request = regression_pb2.RegressionRequest()
+    request.model_spec.name = "small"
+    both = request.input.example_list_with_context
+    both.context.CopyFrom(example({"x": 2.0, "n": 7}))
+    both.examples.extend([example({"n": 1, "tags": ["blue"]})])
+    response = stub.Regress(request)
+    assert response.result.regressions[0].value == expected[2]
+
+
+def test_multi_inference(stub, expected):
+    request = inference_pb2.MultiInferenceRequest()
+    request.input.example_list.examples.append(example(ROWS[0]))
+    for method in ("classify", "regress"):
+        task = request.tasks.add(method_name=f"tensorflow/serving/{method}")
+        task.model_spec.name = "small"
+    one, two = stub.MultiInference(request).results
+    assert one.classification_result.classifications[0].classes[1].score == expected[0]
+    assert two.regression_result.regressions[0].value == expected[0]
+    request.tasks[0].method_name = "nope"
+    refused(stub.MultiInference, request, grpc.StatusCode.INVALID_ARGUMENT, "expected tensorflow")
+
+
+def test_metadata(stub, served):
+    request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+    request.model_spec.name = "small"
+    response = stub.GetModelMetadata(request)
+    found = get_model_metadata_pb2.SignatureDefMap()
+    assert response.metadata["signature_def"].Unpack(found)
+    assert dict(found.signature_def) == dict(served.servable().signature_defs)
+    request.metadata_field[:] = ["nope"]
+    refused(stub.GetModelMetadata, request, grpc.StatusCode.INVALID_ARGUMENT, "signature_def")
+
+
+def test_states_and_labels(models, stub, expected):
+    request = get_model_status_pb2.GetModelStatusRequest()
+    request.model_spec.name = "small"
+    (status,) = models.GetModelStatus(request).model_version_status
+    assert (status.version, status.state) == (1, 30)
+    reload = model_management_pb2.ReloadConfigRequest()
+    config = reload.config.model_config_list.config.add(name="small")
+    config.version_labels["stable"] = 1
+    assert models.HandleReloadConfigRequest(reload).status.error_code == 0
+    asked = predict(examples=serialized(ROWS))
+    asked.model_spec.version_label = "stable"
+    response = stub.Predict(asked, timeout=30)
+    assert tf.make_ndarray(response.outputs["prediction"]).tolist() == expected.tolist()
+    config.version_labels["stable"] = 9
+    refused(
+        models.HandleReloadConfigRequest,
+        reload,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "version 9 is not served",
+    )
+    config.name = "other"
+    refused(
+        models.HandleReloadConfigRequest, reload, grpc.StatusCode.INVALID_ARGUMENT, "cannot take up"
+    )
+
+
+def test_what_is_not_there_is_not_found(stub):
+    request = predict(examples=serialized(ROWS))
+    request.model_spec.version.value = 9
+    refused(stub.Predict, request, grpc.StatusCode.NOT_FOUND, "versions 1 are")
+    request.model_spec.name = "other"
+    refused(stub.Predict, request, grpc.StatusCode.NOT_FOUND, 'this server has "small"')
+
+
+def test_wrong_requests_are_refused(stub):
+    invalid = grpc.StatusCode.INVALID_ARGUMENT
+    refused(stub.Predict, predict(examples=[b"\xff"]), invalid, "cannot take the inputs")
+    refused(stub.Predict, predict("nope", x=[1.0]), invalid, 'no signature "nope"')
+    refused(stub.Predict, predict("transform", x=["a"]), invalid, r"expected float32 \[rows\]")
+    refused(stub.Predict, predict("transform", x=1.0), invalid, r"of shape \[\]")
+    refused(stub.Predict, predict(examples=[b""] * 101), invalid, "100")
+    refused(
+        stub.Classify, classification_pb2.ClassificationRequest(), grpc.StatusCode.NOT_FOUND, ""
+    )
+    nothing = examples_request(classification_pb2.ClassificationRequest, [])
+    refused(stub.Classify, nothing, invalid, "no rows")
+
+
+def test_a_deadline_is_kept(served):
+    server = GrpcServer(served, timeout=1e-7)
+    with grpc.insecure_channel(f"127.0.0.1:{server.start()}") as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        request = predict(examples=serialized(ROWS))
+        refused(stub.Predict, request, grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed")
+    server.stop(1)
+
+
+def test_health_follows_the_model(channel):
+    health = health_pb2_grpc.HealthStub(channel)
+    for _ in range(100):
+        found = health.Check(health_pb2.HealthCheckRequest(service=""))
+        if found.status == health_pb2.HealthCheckResponse.SERVING:
+            break
+        time.sleep(0.05)
+    assert found.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def certificate(folder: pathlib.Path) -> tuple[str, str]:
+    """Write a certificate of 127.0.0.1 and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    cert, secret = folder / "cert.pem", folder / "key.pem"
+    cert.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    secret.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return str(cert), str(secret)
+
+
+def test_tls_and_token(served, expected, tmp_path):
+    cert, key = certificate(tmp_path)
+    server = GrpcServer(served, certfile=cert, keyfile=key, token="s3cret")
+    port = server.start()
+    credentials = grpc.ssl_channel_credentials(pathlib.Path(cert).read_bytes())
+    with grpc.secure_channel(f"127.0.0.1:{port}", credentials) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        request = predict(examples=serialized(ROWS))
+        unauthenticated = grpc.StatusCode.UNAUTHENTICATED
+        refused(stub.Predict, request, unauthenticated, "Bearer <token>")
+        wrong = [("authorization", "Bearer other")]
+        refused(stub.Predict, request, unauthenticated, "Bearer", metadata=wrong)
+        right = [("authorization", "Bearer s3cret")]
+        response = stub.Predict(request, timeout=30, metadata=right)
+        assert tf.make_ndarray(response.outputs["prediction"]).tolist() == expected.tolist()
+        health = health_pb2_grpc.HealthStub(channel)
+        assert health.Check(health_pb2.HealthCheckRequest(service="")).status
+    server.stop(1)
+
+
+def test_what_cannot_be_listened_on_is_said(served, port, tmp_path):
+    with pytest.raises(RunError, match="cannot listen on"):
+        GrpcServer(served, port=port).start()
+    with pytest.raises(RecipeError, match="cannot be read"):
+        GrpcServer(served, certfile=str(tmp_path / "no.pem")).start()
+
+
+@pytest.mark.integration
+def test_ten_thousand_malformed_requests(port, channel, stub, expected):
+    """No crash, no internal error, no hang; and a good request is answered as before."""
+    random = np.random.default_rng(6)
+    methods = ["Predict", "Classify", "Regress", "MultiInference", "GetModelMetadata"]
+    raw = {
+        name: channel.unary_unary(f"/tensorflow.serving.PredictionService/{name}")
+        for name in methods
+    }
+    good = {
+        "Predict": [
+            predict(examples=serialized(ROWS)),
+            predict("transform", x=np.array([0.5, 2.0], np.float32), n=np.array([1, 2])),
+        ],
+        "Classify": [examples_request(classification_pb2.ClassificationRequest)],
+        "Regress": [examples_request(regression_pb2.RegressionRequest)],
+        "MultiInference": [inference_pb2.MultiInferenceRequest()],
+        "GetModelMetadata": [get_model_metadata_pb2.GetModelMetadataRequest()],
+    }
+    allowed = {
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        # gRPC's own answer to bytes that are no message of the method.
+        grpc.StatusCode.INTERNAL,
+    }
+
+    def body(i):
+        name = methods[random.integers(len(methods))]
+        message = good[name][random.integers(len(good[name]))]
+        if i % 10 == 0:
+            return name, random.bytes(int(random.integers(0, 200)))
+        if name == "Predict" and i % 2:
+            return name, _odd_tensor(message, random).SerializeToString()
+        bytes_ = bytearray(message.SerializeToString())
+        for _ in range(int(random.integers(1, 4))):
+            if bytes_:
+                at = int(random.integers(len(bytes_)))
+                bytes_[at] = int(random.integers(256))
+        return name, bytes(bytes_[: int(random.integers(len(bytes_) + 1))] if i % 3 else bytes_)
+
+    def send(asked):
+        name, sent = asked
+        try:
+            raw[name](sent, timeout=20)
+        except grpc.RpcError as error:
+            told = error.details()
+            ours = error.code() is not grpc.StatusCode.INTERNAL or "deserializ" in told
+            return None if error.code() in allowed and ours else (error.code(), told, sent)
+        return None
+
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        odd = [found for found in pool.map(send, [body(i) for i in range(10_000)]) if found]
+    assert odd == []
+    response = stub.Predict(predict(examples=serialized(ROWS)), timeout=30)
+    assert tf.make_ndarray(response.outputs["prediction"]).tolist() == expected.tolist()
+
+
+def _odd_tensor(message, random):
+    request = predict_pb2.PredictRequest()
+    request.CopyFrom(message)
+    name = list(request.inputs)[random.integers(len(request.inputs))]
+    tensor = request.inputs[name]
+    kind = random.integers(7)
+    if kind == 0:
+        tensor.dtype = int(random.integers(0, 130))
+    elif kind == 1:
+        tensor.tensor_shape.dim.add(size=int(random.integers(-3, 2**40)))
+    elif kind == 2:
+        tensor.tensor_content = random.bytes(int(random.integers(20)))
+    elif kind == 3:
+        request.inputs[f"odd{random.integers(9)}"].CopyFrom(tensor)
+    elif kind == 4:
+        tensor.tensor_shape.unknown_rank = True
+    elif kind == 5:
+        del request.inputs[name]
+    else:
+        noise = example_pb2.Example()
+        noise.features.feature["x"].int64_list.value.append(int(random.integers(9)))
+        tensor.string_val.append(noise.SerializeToString())
+    return request
