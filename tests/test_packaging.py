@@ -1,17 +1,14 @@
 """The wheel and the sdist hold the whole tree, under one top-level name."""
 
 import pathlib
-import shutil
 import subprocess
-import sys
 import tarfile
-import venv
 import zipfile
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
-FOLDERS = ("pipeline", "transforms", "models", "launch")
+from tests.wheel import FOLDERS, OURS, ROOT, build, copy_tree, fresh_environment, python
+
 MODULES = {
     *(f"skewless/{path.name}" for path in (ROOT / "skewless").glob("*.py")),
     *(
@@ -20,34 +17,16 @@ MODULES = {
         for path in (ROOT / folder).rglob("*.py")
     ),
 }
-
-
-def python(*arguments, cwd):
-    done = subprocess.run(
-        [sys.executable, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+DEPLOYED = {
+    f"launch/deploy/{path.name}"
+    for path in (ROOT / "launch" / "deploy").iterdir()
+    if path.is_file() and path.suffix != ".py"
+}
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    """A copy to build from, so that a build leaves nothing behind in the repository."""
-    copy = tmp_path_factory.mktemp("tree") / "skewless"
-    kept = {*FOLDERS, "skewless", "tests", "examples"}
-    files = {"setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"}
-    skipped = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    for name in kept:
-        shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=skipped)
-    for name in files:
-        shutil.copy(ROOT / name, copy / name)
-    return copy
-
-
-@pytest.fixture(scope="module")
-def built(tree):
-    python("-m", "build", "--no-isolation", "--wheel", "--sdist", "--outdir", "dist", cwd=tree)
-    return tree / "dist"
+def built(tmp_path_factory):
+    return build(copy_tree(tmp_path_factory.mktemp("tree")), "wheel", "sdist")
 
 
 def test_the_wheel_holds_every_module_and_nothing_else(built):
@@ -56,6 +35,7 @@ def test_the_wheel_holds_every_module_and_nothing_else(built):
     assert sorted(name for name in names if name.endswith(".py")) == sorted(MODULES)
     assert {name.split("/")[0] for name in names} == {"skewless"}
     assert "skewless/py.typed" in names
+    assert {f"skewless/{name}" for name in DEPLOYED} <= set(names)
 
 
 def test_the_sdist_holds_what_a_worker_needs_to_install_it(built):
@@ -63,7 +43,7 @@ def test_the_sdist_holds_what_a_worker_needs_to_install_it(built):
     with tarfile.open(sdist) as archive:
         names = {m.name.partition("/")[2] for m in archive.getmembers() if not m.isdir()}
         assert not any(member.issym() for member in archive.getmembers())
-    assert {"setup.py", "pyproject.toml", "README.md", "LICENSE"} <= names
+    assert {"setup.py", "pyproject.toml", "README.md", "LICENSE", *DEPLOYED} <= names
     modules = {name for name in names if name.endswith(".py") and name != "setup.py"}
     folders = {name.removeprefix("skewless/") for name in MODULES if name.count("/") > 1}
     assert modules == folders | {name for name in MODULES if name.count("/") == 1}
@@ -85,19 +65,14 @@ def test_the_sdist_installs_on_its_own(built, tmp_path):
 @pytest.mark.integration
 def test_the_wheel_gives_a_fresh_environment_the_command(built, tmp_path):
     (wheel,) = built.glob("*.whl")
-    # The dependencies come from here, the package from the wheel alone.
-    venv.create(tmp_path / "fresh", with_pip=True, symlinks=True)
-    fresh = tmp_path / "fresh" / "bin"
+    fresh = fresh_environment(tmp_path / "fresh", wheel)
     (site,) = (tmp_path / "fresh" / "lib").glob("python*/site-packages")
-    ours = pathlib.Path(pytest.__file__).parents[1]
-    pip = [fresh / "python", "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel]
-    subprocess.run(pip, check=True)
-    code = f"import sys; sys.path.append({str(ours)!r}); import skewless; print(skewless.__file__)"
+    code = f"import sys; sys.path.append({str(OURS)!r}); import skewless; print(skewless.__file__)"
     printed = subprocess.run(
         [fresh / "python", "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
     ).stdout
     assert pathlib.Path(printed.strip()).is_relative_to(site)
-    environment = {"PYTHONPATH": str(ours)}
+    environment = {"PYTHONPATH": str(OURS)}
     done = subprocess.run(
         [fresh / "skewless", "--help"], capture_output=True, text=True, check=True, env=environment
     )

@@ -1,0 +1,111 @@
+"""What the Dockerfile does, step by step, as far as that goes without Docker."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+
+from skewless.launch.deploy import write_files
+from skewless.pipeline.journey import Result
+from skewless.pipeline.predicting import predict_lines
+from skewless.pipeline.pushing import Push, push
+from tests.containers import instructions
+from tests.servers.process import free_port, running
+from tests.wheel import OURS, build, copy_tree, fresh_environment
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """What an image is built from: the files, and the wheel."""
+    folder = tmp_path_factory.mktemp("context")
+    write_files(folder)
+    (wheel,) = build(copy_tree(tmp_path_factory.mktemp("tree")), "wheel").glob("*.whl")
+    wheel.rename(folder / wheel.name)
+    return folder
+
+
+def test_the_extras_fit_the_constraints(context: pathlib.Path) -> None:
+    """Its `pip install`, where all is installed already: nothing is to be got, nothing clashes."""
+    step = re.search(r"/pip (install .*?) && ", instructions("Dockerfile")["RUN"])
+    assert step is not None
+    words = f"{step[1]} --dry-run --no-index --no-build-isolation"
+    command = f'"{sys.executable}" -m pip {words}'.replace("/install/", f"{context}/")
+    shell = json.loads(instructions("Dockerfile")["SHELL"])
+    done = subprocess.run([*shell, command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    # Here it is installed from the tree; nothing else is missing.
+    said = re.search(r"^Would install (.*)$", done.stdout, re.MULTILINE)
+    missing = said[1].split() if said else []
+    assert [name for name in missing if not name.startswith("skewless-")] == []
+
+
+@pytest.fixture(scope="module")
+def server(
+    result: Result, context: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, list[str], subprocess.Popen[bytes]]]:
+    """The image's command, as it stands there, on other ports: its URL, and how to ask it."""
+    folder = tmp_path_factory.mktemp("container")
+    models = folder / "models" / "model"
+    push(Push(result.paths.root, models, override="a test", label="stable"))
+    (wheel,) = context.glob("*.whl")
+    programs = fresh_environment(folder / "fresh", wheel)
+    image = instructions("Dockerfile")
+    command = [*json.loads(image["ENTRYPOINT"]), *json.loads(image["CMD"])]
+    health = json.loads(re.search(r"CMD (\[.*\])", image["HEALTHCHECK"])[1])  # type: ignore[index]
+    rest, grpc = free_port(), free_port()
+    command = [word.replace("/models/model", str(models)) for word in command]
+    command += ["--rest-port", str(rest), "--grpc-port", str(grpc)]
+    health = [word.replace("8501", str(rest)) for word in health]
+    (folder / "home").mkdir()
+    environment = {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "HOME": str(folder / "home"),
+        "TMPDIR": str(folder / "home"),
+        "PYTHONPATH": str(OURS),
+    }
+
+    def healthy() -> bool:
+        return subprocess.run(health, env=environment, capture_output=True).returncode == 0
+
+    programs_first = [str(programs / command[0]), *command[1:]]
+    health[0] = str(programs / health[0])
+    log = folder / "server.log"
+    with running(programs_first, log, healthy, environment, pathlib.Path("/")) as process:
+        yield f"http://127.0.0.1:{rest}", health, process
+
+
+def test_the_image_answers_as_the_model_does(
+    server: tuple[str, list[str], subprocess.Popen[bytes]], result: Result
+) -> None:
+    url, _, _ = server
+    lines = result.paths.sample.read_bytes().splitlines()
+    body = {"signature_name": "predict_rows", "instances": [json.loads(line) for line in lines]}
+    request = urllib.request.Request(
+        f"{url}/v1/models/small/labels/stable:predict", json.dumps(body).encode()
+    )
+    with urllib.request.urlopen(request) as answer:
+        found = json.load(answer)["predictions"]
+    expected = predict_lines(result.paths.root, lines, "sample")
+    assert found == pytest.approx([json.loads(line)["prediction"] for line in expected], abs=1e-6)
+
+
+def test_the_image_stops_when_it_is_told(
+    server: tuple[str, list[str], subprocess.Popen[bytes]],
+) -> None:
+    _, health, process = server
+    assert subprocess.run(health, capture_output=True).returncode == 0
+    stop = getattr(signal, instructions("Dockerfile")["STOPSIGNAL"])
+    process.send_signal(stop)
+    assert process.wait(30) == 0
+    assert subprocess.run(health, capture_output=True).returncode != 0
