@@ -20,7 +20,7 @@ from skewless.pipeline.verifying import Comparison
 
 __all__ = ["show_comparisons", "show_ledger", "show_result"]
 
-_KINDS = ("read", "written", "joined", *DROPPED, "waiting")
+_KINDS = ("read", "written", "predicted", "joined", *DROPPED, "waiting")
 # The metrics that say most, of any task; a line must fit 80 columns. All are in metrics.json.
 _METRICS = ("auc", "auc_pr", "f1", "accuracy", "calibration", "mae", "rmse", "r2")
 

@@ -15,6 +15,7 @@ from skewless import progress
 from skewless.errors import DataError
 from skewless.parity import TransformGraph
 from skewless.pipeline.artifacts import SPLITS, RunPaths
+from skewless.pipeline.counting import read_counts, write_counts
 from skewless.pipeline.execution import Execution
 from skewless.pipeline.ledger import Ledger
 from skewless.pipeline.recipe import Recipe
@@ -37,19 +38,18 @@ from skewless.storage import (
     path_of,
     remove_tree,
 )
-from skewless.transforms.aggregate.late import LATE
 from skewless.transforms.analyze import Analyze
 from skewless.transforms.features.columns import Label
 from skewless.transforms.features.graph import build_preprocessing_fn
 from skewless.transforms.infer import InferSchema
-from skewless.transforms.rows import Count, Rejected
+from skewless.transforms.rows import Rejected
 from skewless.transforms.sinks.examples import WriteExamples
 from skewless.transforms.sinks.parquet import Part, WriteParquet
-from skewless.transforms.sinks.rejected import WriteRejected, read_rejected_file
+from skewless.transforms.sinks.rejected import read_rejected_file
 from skewless.transforms.sinks.summary import WriteSummary
 from skewless.transforms.sources.parquet import ReadParquet
 
-__all__ = ["WriteRows", "transform", "typed_recipe"]
+__all__ = ["WriteRows", "check_rejected", "read_rejected", "transform", "typed_recipe"]
 
 _WORDS_SHOWN = 3
 
@@ -181,31 +181,11 @@ class WriteRows(beam.PTransform):  # type: ignore[misc]
                 | f"{label}Parts" >> beam.Map(_part_entry, split=split)
                 | f"{label}Summary" >> WriteSummary(str(made.root / f"{split}.json"))
             )
-        counts = splits.counts | "AllCounts" >> beam.Flatten() | "CountEntry" >> beam.Map(_entry)
-        rejected = (
-            splits.rejected
-            | "AllRejected" >> beam.Flatten()
-            | WriteRejected(str(made.rejected / "rows"))
-            | "RejectedEntry" >> beam.Map(_rejected_entry)
-        )
-        _ = (
-            (counts, rejected)
-            | "AllEntries" >> beam.Flatten()
-            | "Sum" >> beam.CombinePerKey(sum)
-            | "Counts" >> WriteSummary(str(made.root / "counts.json"))
-        )
+        write_counts(splits.rejected, splits.counts, made.rejected / "rows", made.root)
 
 
 def _part_entry(part: Part, split: str) -> tuple[str, list[Any], str, int]:
     return split, list(part.first), part.path, part.rows
-
-
-def _entry(count: Count) -> tuple[tuple[str, str, str], int]:
-    return (count.input, count.kind, count.step), count.n
-
-
-def _rejected_entry(row: Rejected) -> tuple[tuple[str, str, str], int]:
-    return (row.input, "late" if row.step == LATE else "rejected", row.step), 1
 
 
 def _write_rows(
@@ -226,10 +206,7 @@ def _write_rows(
     finally:
         remove_tree(temporary)
     main = recipe.source.input_name
-    entries = [
-        (name or main, kind, step, n)
-        for (name, kind, step), n in json.loads((made.root / "counts.json").read_text())
-    ]
+    entries = read_counts(made.root, main)
     for split in SPLITS:
         (made.rows / split).mkdir(parents=True, exist_ok=True)
         parts = json.loads((made.root / f"{split}.json").read_text())
@@ -246,13 +223,7 @@ def _write_rows(
 def _check_rows(ledger: Ledger, main: str, max_rejected: float, made: RunPaths) -> None:
     """Refuse to publish rows of which too many were rejected, or none is left to train on."""
     for name in ledger.inputs:
-        read, rejected = ledger.total(name, "read"), ledger.total(name, "rejected")
-        if rejected > max_rejected * read:
-            raise DataError(
-                f'input "{name}": {rejected:,} of {read:,} rows were rejected, more than '
-                f"max_rejected={max_rejected:.2%}; {_common_reasons(made)}; all of them are "
-                f"in {made.rejected}; nothing was published"
-            )
+        check_rejected(ledger, name, max_rejected, made.rejected)
     if not ledger.inputs[main]["written"]["train"]:
         dropped = ", ".join(
             f"{rows:,} {kind} at {step}"
@@ -265,13 +236,24 @@ def _check_rows(ledger: Ledger, main: str, max_rejected: float, made: RunPaths) 
         )
 
 
-def _common_reasons(made: RunPaths) -> str:
-    """Return the most common reasons of rejection, for an error message."""
-    reasons = Counter(
-        f'column "{row.column}": {row.reason}' if row.column else row.reason
-        for row in read_rejected(made.rejected)
-    )
-    return "; ".join(f"{n:,} x {why}" for why, n in reasons.most_common(_WORDS_SHOWN))
+def check_rejected(ledger: Ledger, name: str, max_rejected: float, folder: AnyPath) -> None:
+    """Refuse to publish what came of an input of which too many rows were rejected.
+
+    Raises:
+        DataError: If more than that part of them were; says why most of them.
+    """
+    read, rejected = ledger.total(name, "read"), ledger.total(name, "rejected")
+    if rejected > max_rejected * read:
+        reasons = Counter(
+            f'column "{row.column}": {row.reason}' if row.column else row.reason
+            for row in read_rejected(folder)
+        )
+        common = "; ".join(f"{n:,} x {why}" for why, n in reasons.most_common(_WORDS_SHOWN))
+        raise DataError(
+            f'input "{name}": {rejected:,} of {read:,} rows were rejected, more than '
+            f"max_rejected={max_rejected:.2%}; {common}; all of them are in {folder}; nothing was "
+            "published"
+        )
 
 
 def _row_count(part: AnyPath) -> int:

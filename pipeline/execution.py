@@ -51,6 +51,12 @@ class Execution:
                 hint = f"did you mean --{near[0]}?" if near else "see skewless --help"
                 raise RecipeError(f"--{name}: neither skewless nor Beam has this option; {hint}")
 
+    @property
+    def project(self) -> str | None:
+        """Google Cloud's project, if an option names one."""
+        project: str | None = PipelineOptions(list(self.options)).get_all_options()["project"]
+        return project
+
     def reach_files(self) -> None:
         """Let this process reach files by the options with which pipelines do."""
         FileSystems.set_options(PipelineOptions(list(self.options)))

@@ -1,6 +1,7 @@
 """Every row is accounted for: read = written + rejected + duplicate + filtered + late.
 
-In a stream that runs, some rows are `waiting` besides.
+In a stream that runs, some rows are `waiting` besides. Rows that a model is asked about are
+`predicted` instead of written.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ class Ledger:
 
     Args:
         inputs: Input name to kind to step to rows. Kinds are `read`, `rejected`,
-            `duplicate`, `filtered`, `late`, and `written` (its steps are the splits) or,
-            for the right side of a join, `joined`.
+            `duplicate`, `filtered`, `late`, and `written` (its steps are the splits),
+            `predicted` or, for the right side of a join, `joined`.
 
     >>> ledger = Ledger.of([("a", "read", "Read", 3), ("a", "filtered", "Require", 1),
     ...                     ("a", "written", "train", 2)])
@@ -64,7 +65,7 @@ class Ledger:
         """
         for name in self.inputs:
             read = self.total(name, "read")
-            kinds = ("written", "joined", "waiting", *DROPPED)
+            kinds = ("written", "predicted", "joined", "waiting", *DROPPED)
             parts = {kind: self.total(name, kind) for kind in kinds}
             if read != sum(parts.values()):
                 listed = " + ".join(f"{rows:,} {kind}" for kind, rows in parts.items() if rows)

@@ -16,14 +16,14 @@ import pyarrow as pa
 
 from skewless import progress
 from skewless.errors import RecipeError, RunError
-from skewless.models.predict import Predictor
 from skewless.pipeline.artifacts import RunPaths, latest_run, read_manifest
 from skewless.pipeline.batch import typed_recipe
 from skewless.pipeline.execution import Execution
+from skewless.pipeline.predicting import load_predictor
 from skewless.pipeline.recipe import Recipe, load_recipe
 from skewless.pipeline.rows import last_checks
 from skewless.schema import Schema
-from skewless.storage import AnyPath, RemotePath, local_copy, path_of
+from skewless.storage import AnyPath, RemotePath, path_of
 from skewless.transforms.aggregate.aggregate import Aggregate
 from skewless.transforms.aggregate.online import OnlineFeatures
 from skewless.transforms.aggregate.tiles import TilePlan
@@ -33,6 +33,7 @@ from skewless.transforms.live.microbatches import LiveRows
 from skewless.transforms.live.outputs import Graph
 from skewless.transforms.live.steps import DropRepeated, LiveStep, live_step
 from skewless.transforms.online.open import open_store
+from skewless.transforms.predict import shared_model
 from skewless.transforms.rows import each_batch
 
 __all__ = [
@@ -307,14 +308,6 @@ def graph_of(newest: NewestRun) -> Graph:
     return Graph(newest, _graph_path)
 
 
-_models: dict[str, Predictor] = {}
-
-
 def predict_rows(run: str, rows: pa.RecordBatch) -> Mapping[str, npt.NDArray[Any]]:
     """Return the predictions of a run's newest model, loaded once a process."""
-    if run not in _models:
-        with local_copy(RunPaths(path_of(run)).newest_model()) as model:
-            _models[run] = Predictor(str(model))
-        while len(_models) > 2:
-            del _models[next(iter(_models))]
-    return _models[run].predict(rows)
+    return shared_model(load_predictor, (run,))(rows)

@@ -16,7 +16,7 @@ from skewless.pipeline.artifacts import RunPaths, digest_of, read_manifest, writ
 from skewless.storage import AnyPath, RemotePath, move, remove_tree
 from skewless.transforms.sinks.files import is_disk_full, write_error
 
-__all__ = ["Display", "Quiet", "Run"]
+__all__ = ["Display", "Quiet", "Run", "locked"]
 
 Work = Callable[[AnyPath], dict[str, Any]]
 
@@ -94,7 +94,7 @@ class Run:
         except OSError as error:
             raise write_error(root, error) from error
         held = manifest or {"identity": identity, "stages": {}}
-        with _locked(paths.work / "lock", root) as token:
+        with locked(paths.work / "lock", root) as token:
             yield cls(paths, display, held, versions, _token=token)
 
     def perform(
@@ -194,8 +194,8 @@ class Run:
 
 
 @contextlib.contextmanager
-def _locked(lock: AnyPath, root: AnyPath) -> Iterator[str]:
-    """Hold the lock of a run, for the block.
+def locked(lock: AnyPath, root: AnyPath) -> Iterator[str]:
+    """Hold the lock of a run, or of another folder that is written to, for the block.
 
     Elsewhere than on this machine no file can be locked, and a process that was killed would
     leave its mark for ever. So the last to come has the run, and others find out before they
@@ -216,7 +216,7 @@ def _locked(lock: AnyPath, root: AnyPath) -> Iterator[str]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise RunError(f"{root}: another process is writing to this run") from None
+            raise RunError(f"{root}: another process is writing to it") from None
         yield ""
 
 

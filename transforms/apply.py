@@ -17,6 +17,7 @@ from skewless.arrays import raw_arrays
 from skewless.parity import PAD_TO, TransformGraph
 from skewless.storage import RemotePath, local_copy, path_of
 from skewless.transforms.rows import Outcome, Rejected, Rows, each_batch, reject_rows
+from skewless.transforms.single_out import reason_of, single_out
 
 __all__ = ["ApplyTransform", "apply_transform", "load_transform", "local_graph"]
 
@@ -61,23 +62,18 @@ def apply_transform(
         The raw rows that went through and their features, row by row in the same order,
         and the rows that did not, with the graph's own words as the reason.
     """
-    try:
-        return (batch, apply(batch)), []
-    except tf.errors.OpError as error:
-        if batch.num_rows == 1:
-            nothing = batch.slice(0, 0)
-            reason = f"the transform graph cannot take this row: {_first_line(error)}"
-            return (nothing, apply(nothing)), reject_rows(batch, "ApplyTransform", "", reason)
-    # Halving costs a few calls for each bad row, and nothing where there is none.
-    half = batch.num_rows // 2
-    (rows_a, out_a), bad_a = apply_transform(apply, batch.slice(0, half))
-    (rows_b, out_b), bad_b = apply_transform(apply, batch.slice(half))
-    kept = pa.concat_batches([rows_a, rows_b]), pa.concat_batches([out_a, out_b])
-    return kept, bad_a + bad_b
-
-
-def _first_line(error: tf.errors.OpError) -> str:
-    return str(error.message).strip().splitlines()[0].replace("{{", "").replace("}}", "")
+    done, failed = single_out(apply, batch, tf.errors.OpError)
+    if not done:
+        nothing = batch.slice(0, 0)
+        done = [(nothing, apply(nothing))]
+    rejected = []
+    for row, error in failed:
+        reason = f"the transform graph cannot take this row: {reason_of(error)}"
+        rejected += reject_rows(row, "ApplyTransform", "", reason)
+    if len(done) == 1:
+        return done[0], rejected
+    rows, features = zip(*done, strict=True)
+    return (pa.concat_batches(rows), pa.concat_batches(features)), rejected
 
 
 def load_transform(transform_graph: str, pad_to: int = PAD_TO) -> Apply:

@@ -16,6 +16,7 @@ import pyarrow as pa
 from apache_beam import coders
 
 __all__ = [
+    "CARRIED",
     "FILE",
     "OFFSET",
     "ORIGIN",
@@ -38,6 +39,9 @@ __all__ = [
 FILE = "_file"
 OFFSET = "_offset"
 ORIGIN = (FILE, OFFSET)
+# Columns of a row as they were read, whatever the schema makes of them: a struct. It is
+# there only where a step asks for it, and goes with what is written.
+CARRIED = "_carried"
 
 
 class Rejected(NamedTuple):
@@ -157,6 +161,8 @@ def reject_rows(batch: pa.RecordBatch, step: str, column: str, reason: str) -> l
     rejected = []
     for row in python_rows(batch):
         file, offset = row.pop(FILE, ""), row.pop(OFFSET, -1)
+        if isinstance(row.get(CARRIED), dict):
+            row |= row.pop(CARRIED)
         value = row.get(column)
         rejected.append(
             Rejected(

@@ -90,10 +90,25 @@ class WriteBigQuery(beam.PTransform):  # type: ignore[misc]
         return (
             batches
             | "InOneWindow" >> beam.WindowInto(beam.window.GlobalWindows())
-            | "AppendRows" >> beam.ParDo(_AppendRows(self.connection, self.name, self.origin))
+            | self.appending()
             | "CollectStreams" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
             | "CommitStreams" >> beam.Map(_commit, self.connection, self.name)
         )
+
+    def appending(self) -> beam.PTransform:
+        """Return the step that appends alone: from batches to `Written`, for `commit`."""
+        return "AppendRows" >> beam.ParDo(_AppendRows(self.connection, self.name, self.origin))
+
+    def commit(self, streams: Sequence[Written]) -> int:
+        """Let the rows of all streams appear, at once; that may be done again.
+
+        Returns:
+            How many there are.
+
+        Raises:
+            RunError: If they cannot be committed: nothing was appended then.
+        """
+        return _commit(streams, self.connection, self.name)
 
 
 class Written(NamedTuple):

@@ -26,7 +26,7 @@ from skewless.transforms.cells import cast_column
 from skewless.transforms.outcomes import cast_rows
 from skewless.transforms.parse import replay_json
 from skewless.transforms.rows import Outcome, Rejected
-from skewless.transforms.sources.source import BatchSource, require_columns
+from skewless.transforms.sources.source import BatchSource, Typed, require_columns
 
 __all__ = ["BigQueryReader", "ReadBigQuery", "StreamPiece", "Target", "plan_streams"]
 
@@ -350,13 +350,17 @@ class BigQueryReader:
 
     connection: Connection
 
-    def read(self, piece: StreamPiece, schema: Schema) -> Iterator[Outcome]:
-        """Yield the rows of a stream, about 65,536 at once."""
+    def typed(self, piece: StreamPiece, columns: Sequence[str]) -> Iterator[Typed]:
+        """Yield columns of a stream in types of their own, about 65,536 rows at once."""
         first = piece.first
         for batch in self._batches(piece):
-            offsets = np.arange(first, first + batch.num_rows)
-            yield cast_rows(batch, schema, piece.place, offsets)
+            yield Typed(batch.select(list(columns)), np.arange(first, first + batch.num_rows))
             first += batch.num_rows
+
+    def read(self, piece: StreamPiece, schema: Schema) -> Iterator[Outcome]:
+        """Yield the rows of a stream, about 65,536 at once."""
+        for batch, offsets in self.typed(piece, column_names(schema)):
+            yield cast_rows(batch, schema, piece.place, offsets)
 
     def untyped(self, piece: StreamPiece) -> Iterator[pa.RecordBatch]:
         """Yield the rows in the table's own types."""

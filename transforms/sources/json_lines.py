@@ -91,7 +91,7 @@ class JsonLinesFormat:
         if start < size or not targets:
             yield Piece(path, start, None)
 
-    def _blocks(self, piece: Piece) -> Iterator[tuple[list[bytes], list[int]]]:
+    def blocks(self, piece: Piece) -> Iterator[tuple[list[bytes], list[int]]]:
         """Yield the lines of each block and their offsets in the file."""
         for offset, block in read_blocks(
             piece.path, piece.start, piece.stop, self.block_bytes, None
@@ -102,7 +102,7 @@ class JsonLinesFormat:
 
     def read(self, piece: Piece, schema: Schema) -> Iterator[Outcome]:
         """Yield the rows of a piece, block by block."""
-        for lines, offsets in self._blocks(piece):
+        for lines, offsets in self.blocks(piece):
             yield parse_json_rows(lines, schema, piece.path, offsets)
 
     def replay(self, rejected: Sequence[Rejected], schema: Schema) -> Outcome:
@@ -111,7 +111,7 @@ class JsonLinesFormat:
 
     def untyped(self, piece: Piece) -> Iterator[pa.RecordBatch]:
         """Yield the rows in the types of JSON; a column of several types as JSON text."""
-        for lines, _ in self._blocks(piece):
+        for lines, _ in self.blocks(piece):
             stripped = [line for line in map(bytes.strip, lines) if line]
             if stripped:
                 yield untyped_json(stripped)

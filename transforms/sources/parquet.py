@@ -16,10 +16,12 @@ from skewless.transforms.outcomes import cast_rows
 from skewless.transforms.parse import replay_json
 from skewless.transforms.rows import Outcome, Rejected
 from skewless.transforms.sources.files import FileSource, Piece, open_file
+from skewless.transforms.sources.source import Typed
 
 __all__ = ["ReadParquet"]
 
 _BATCH_ROWS = 65_536
+_BATCH_BYTES = 64 << 20
 
 
 @dataclasses.dataclass(eq=False)
@@ -59,15 +61,32 @@ class ParquetFormat:
             return tuple(file.schema_arrow.names)
 
     def pieces(self, path: str, size: int) -> Iterator[Piece]:  # noqa: ARG002
-        """Yield the row groups."""
+        """Yield the row groups, of small ones several together."""
         with _open(path) as file:
+            start = rows = held = 0
             for group in range(file.num_row_groups):
-                yield Piece(path, group, group + 1)
+                found = file.metadata.row_group(group)
+                grown, grown_bytes = rows + found.num_rows, held + found.total_byte_size
+                if rows and (grown > _BATCH_ROWS or grown_bytes > _BATCH_BYTES):
+                    yield Piece(path, start, group)
+                    start, grown, grown_bytes = group, found.num_rows, found.total_byte_size
+                rows, held = grown, grown_bytes
+            if start < file.num_row_groups:
+                yield Piece(path, start, file.num_row_groups)
+
+    def types(self, path: str) -> pa.Schema:
+        """Return the columns of a file in types of their own."""
+        with _open(path) as file:
+            return file.schema_arrow
+
+    def typed(self, piece: Piece, columns: Sequence[str]) -> Iterator[Typed]:
+        """Yield columns of the row groups in types of their own, at most 65,536 rows at once."""
+        for first, batch in _batches(piece, list(columns)):
+            yield Typed(batch, np.arange(first, first + batch.num_rows))
 
     def read(self, piece: Piece, schema: Schema) -> Iterator[Outcome]:
         """Yield the rows of the row groups, at most 65,536 at once."""
-        for first, batch in _batches(piece, column_names(schema)):
-            offsets = np.arange(first, first + batch.num_rows)
+        for batch, offsets in self.typed(piece, column_names(schema)):
             yield cast_rows(batch, schema, piece.path, offsets)
 
     def untyped(self, piece: Piece) -> Iterator[pa.RecordBatch]:
@@ -99,11 +118,22 @@ def _batches(piece: Piece, columns: list[str] | None) -> Iterator[tuple[int, pa.
     with _open(piece.path) as file:
         groups = range(piece.start, piece.stop if piece.stop is not None else file.num_row_groups)
         first = sum(file.metadata.row_group(i).num_rows for i in range(piece.start))
-        for batch in file.iter_batches(
-            _BATCH_ROWS, row_groups=list(groups), columns=columns, use_threads=False
-        ):
+        for batch in _read(file, list(groups), columns):
             yield first, batch
             first += batch.num_rows
+
+
+def _read(
+    file: pq.ParquetFile, groups: list[int], columns: list[str] | None
+) -> Iterator[pa.RecordBatch]:
+    if len(groups) == 1:
+        yield from file.iter_batches(
+            _BATCH_ROWS, row_groups=groups, columns=columns, use_threads=False
+        )
+        return
+    # Several are small. Their batches would be, too: a batch does not go beyond a row group.
+    table = file.read_row_groups(groups, columns=columns, use_threads=False)
+    yield from table.combine_chunks().to_batches(max_chunksize=_BATCH_ROWS)
 
 
 def _is_text(type_: pa.DataType) -> bool:

@@ -7,9 +7,11 @@ import itertools
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import apache_beam as beam
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
@@ -20,7 +22,15 @@ from skewless.schema import Schema, arrow_schema, column_names, drop_columns, pa
 from skewless.transforms.outcomes import restore_origin
 from skewless.transforms.rows import Count, Outcome, Rejected, Rows
 
-__all__ = ["BatchSource", "Reader", "Source", "one_ahead", "require_columns"]
+__all__ = [
+    "BatchSource",
+    "Reader",
+    "Source",
+    "Typed",
+    "TypedReader",
+    "one_ahead",
+    "require_columns",
+]
 
 _MAX_ROWS = 65_536
 
@@ -45,6 +55,21 @@ class Reader(Protocol):
 
     def replay(self, rejected: Sequence[Rejected], schema: Schema) -> Outcome:
         """Parse repaired payloads; the offset of a row is its position in `rejected`."""
+
+
+class Typed(NamedTuple):
+    """Rows in types of their own, and the offset of each, shape [rows]."""
+
+    batch: pa.RecordBatch
+    offsets: npt.NDArray[np.int64]
+
+
+@runtime_checkable
+class TypedReader(Reader, Protocol):
+    """How the pieces of a source are read whose columns have types of their own."""
+
+    def typed(self, piece: Any, columns: Sequence[str]) -> Iterator[Typed]:
+        """Yield the named columns of a piece, block by block."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -184,10 +209,12 @@ class BatchSource(Source):
         self.check_columns(schema)
         return self.read_pieces(self.plan(pbegin, schema), schema)
 
-    def read_pieces(self, pieces: beam.PCollection[Any], schema: Schema) -> Rows:
-        """Read pieces, whose rows have the columns of `schema`."""
+    def read_pieces(
+        self, pieces: beam.PCollection[Any], schema: Schema, reader: Reader | None = None
+    ) -> Rows:
+        """Read pieces, whose rows have the columns of `schema`, by another reader if given."""
         outputs = pieces | "ReadPieces" >> beam.ParDo(
-            _ReadPieces(self.reader(), schema)
+            _ReadPieces(reader or self.reader(), schema)
         ).with_outputs("rejected", "counts", main="rows")
         return Rows(outputs.rows, (outputs.rejected,), (outputs.counts,))
 

@@ -120,6 +120,37 @@ def test_wide_row_groups_come_in_bounded_batches(tmp_path: pathlib.Path) -> None
     assert (offsets == np.arange(100_000)).all()
 
 
+def test_small_row_groups_are_read_together(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "in.parquet"
+    sizes = [10, 65_526, 1, 65_536, 65_537, 3]
+    kinds = pa.array(["a", "b"] * 100_000).dictionary_encode()
+    with pq.ParquetWriter(path, pa.schema([("n", pa.int64()), ("k", kinds.type)])) as writer:
+        for number, size in enumerate(sizes):
+            start = sum(sizes[:number])
+            part = {"n": np.arange(start, start + size), "k": kinds.slice(start, size)}
+            writer.write_table(pa.table(part), row_group_size=size)
+    schema = make_schema(
+        [
+            make_feature("n", pa.int64(), required=True),
+            make_feature("k", pa.string(), required=True),
+        ]
+    )
+    source = ReadParquet(path, schema=schema).file_format()
+    pieces = list(source.pieces(str(path), 0))
+    assert [(piece.start, piece.stop) for piece in pieces] == [
+        (0, 2),
+        (2, 3),
+        (3, 4),
+        (4, 5),
+        (5, 6),
+    ]
+    batches = [o.kept for piece in pieces for o in source.read(piece, schema)]
+    assert [batch.num_rows for batch in batches] == [65_536, 1, 65_536, 65_536, 1, 3]
+    whole = pa.concat_tables([pa.table(batch.drop_columns([FILE])) for batch in batches])
+    assert whole["n"].to_pylist() == whole[OFFSET].to_pylist() == list(range(sum(sizes)))
+    assert whole["k"].to_pylist() == kinds.to_pylist()[: sum(sizes)]
+
+
 def test_unusable_files(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "in.parquet"
     path.write_bytes(b"n,x\n1,2\n")
