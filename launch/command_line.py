@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 
 from skewless import __version__
 from skewless.errors import RecipeError, SkewlessError
+from skewless.launch.predict_command import add_predict, check_rows
 from skewless.launch.push_command import add_push
 
 __all__ = ["main", "make_parser"]
@@ -40,9 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in _STAGES.items():
         _add_stage(commands.add_parser(name, help=text, description=text))
-    predict = commands.add_parser("predict", help="predict for raw rows of JSON")
-    predict.add_argument("model", type=pathlib.Path, help="a SavedModel, or a run")
-    predict.add_argument("rows", help="a file of one JSON object a line, or - for standard input")
+    add_predict(commands)
     verify = commands.add_parser("verify", help="prove that no feature differs in any bit")
     verify.add_argument("run", type=pathlib.Path, help="a run, or a folder of runs: the newest")
     verify.add_argument(
@@ -251,6 +250,5 @@ def _check_paths(options: argparse.Namespace) -> None:
     run_id = getattr(options, "run_id", None)
     if run_id is not None and not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", run_id):
         raise RecipeError(f'--run-id "{run_id}": expected letters, digits, "-", "_" and "." only')
-    rows = getattr(options, "rows", "-")
-    if rows != "-" and not pathlib.Path(rows).is_file():
-        raise RecipeError(f"rows {rows}: there is no such file")
+    if options.command == "predict":
+        check_rows(options)

@@ -6,13 +6,13 @@ import argparse
 import gc
 import logging
 import pathlib
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import absl.logging
 
 from skewless.errors import RecipeError, RunError
 from skewless.launch.display import Screen
+from skewless.launch.predict_command import predict
 from skewless.launch.push_command import label, push_run
 from skewless.launch.summary import show_comparisons, show_ledger, show_result
 from skewless.pipeline.artifacts import RunPaths, digest_of, latest_run, read_manifest
@@ -20,7 +20,6 @@ from skewless.pipeline.backfilling import backfill
 from skewless.pipeline.batch import read_rejected
 from skewless.pipeline.execution import Execution
 from skewless.pipeline.journey import STAGES, Journey, fingerprint, journey
-from skewless.pipeline.predicting import predict_lines
 from skewless.pipeline.recipe import Recipe, load_recipe
 from skewless.pipeline.rereading import verify_rows
 from skewless.pipeline.streaming import Stream, stream
@@ -61,26 +60,6 @@ def _travel(wanted: Journey) -> int:
     with Screen() as screen:
         show_result(screen.console, journey(wanted, screen))
     return 0
-
-
-def _predict(options: argparse.Namespace) -> int:
-    _execution(options)
-    failed = 0
-    name = "standard input" if options.rows == "-" else options.rows
-    for line in predict_lines(path_of(options.model), _lines(options.rows), name):
-        failed += line.startswith('{"error"')
-        sys.stdout.write(f"{line}\n")
-    if failed:
-        raise RunError(f"{name}: {failed} rows could not be read; see the lines with an error")
-    return 0
-
-
-def _lines(rows: str) -> Iterator[bytes]:
-    if rows == "-":
-        yield from sys.stdin.buffer
-        return
-    with pathlib.Path(rows).open("rb") as file:
-        yield from file
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -228,7 +207,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "train": _stage,
     "export": _stage,
     "evaluate": _stage,
-    "predict": _predict,
+    "predict": predict,
     "verify": _verify,
     "replay": _replay,
     "stream": _stream,

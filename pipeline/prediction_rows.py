@@ -43,15 +43,14 @@ FORMATS: dict[str, type[FileSource]] = {
     "tfrecord": ReadTFRecord,
 }
 _ENDINGS = {
-    ".csv": "csv",
-    ".json": "jsonl",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".parquet": "parquet",
-    ".tfrecord": "tfrecord",
-    ".tfrecords": "tfrecord",
+    "csv": "csv",
+    "json": "jsonl",
+    "jsonl": "jsonl",
+    "ndjson": "jsonl",
+    "parquet": "parquet",
+    "tfrecord": "tfrecord",
+    "tfrecords": "tfrecord",
 }
-_COMPRESSED = (".gz", ".bz2", ".zst", ".deflate")
 _STREAMS = ("kafka:", "pubsub:")
 # How a recipe's CSV files are written; the rows to predict are taken to be written alike.
 _DIALECT = ("delimiter", "quote_char", "null_values", "strings_can_be_null", "newlines_in_values")
@@ -91,10 +90,12 @@ def format_of(texts: Sequence[str]) -> str | None:
 
 
 def _ending(text: str) -> str | None:
-    path = pathlib.PurePosixPath(text)
-    if path.suffix in _COMPRESSED:
-        path = path.with_suffix("")
-    return _ENDINGS.get(path.suffix)
+    # A number of a part may follow (rows.tfrecord-00000-of-00010), or how it is compressed.
+    for ending in reversed(pathlib.PurePosixPath(text).name.split(".")[1:]):
+        found = _ENDINGS.get(ending.partition("-")[0])
+        if found is not None:
+            return found
+    return None
 
 
 def source_of(
@@ -147,8 +148,8 @@ def source_of(
 def _dialect(model: AnyPath) -> dict[str, Any]:
     """Return how the CSV files of a model's recipe are written, if they are CSV files."""
     run = run_of(model)
-    definition = read_manifest(run.root)["recipe"]["definition"] if run else {}
-    kind, arguments = definition.get("source", ("", {}))
+    recipe = read_manifest(run.root).get("recipe", {}) if run else {}
+    kind, arguments = recipe.get("definition", {}).get("source", ("", {}))
     if kind != "ReadCsv":
         return {}
     return {name: arguments[name] for name in _DIALECT if name in arguments}
