@@ -151,7 +151,8 @@ def _publish(work: AnyPath, written: list[Any], wanted: BulkPrediction) -> None:
         part = f"part-{number:05d}.{wanted.output_format}"
         move(path_of(path), work / _PREDICTIONS / part)
     remove_tree(output / _PREDICTIONS)
-    move(work / _PREDICTIONS, output / _PREDICTIONS)
+    if written:
+        move(work / _PREDICTIONS, output / _PREDICTIONS)
 
 
 @dataclasses.dataclass(eq=False)
