@@ -75,8 +75,15 @@ def _about() -> str:
     )
 
 
-def flights_run(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
-    """Make the transform graph of two weeks of flights; return the run and its recipe."""
+def flights_run(
+    folder: pathlib.Path, command: str = "transform"
+) -> tuple[pathlib.Path, pathlib.Path]:
+    """Make the transform graph of two weeks of flights; return the run and its recipe.
+
+    Args:
+        folder: Where all of it goes.
+        command: Of `skewless`; `run` makes a model, too.
+    """
     csv = flights.write_csv(folder / "flights.csv", rows=12_000)
     recipe = folder / "recipe"
     recipe.mkdir()
@@ -86,8 +93,8 @@ def flights_run(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
     text = text.replace("data.flights_csv()", repr(str(csv)))
     text = text.replace('"2013-10-01"', '"2013-01-10"').replace('"2013-11-15"', '"2013-01-12"')
     (recipe / "recipe.py").write_text(text)
-    command = [sys.executable, "-m", "skewless", "transform", str(recipe / "recipe.py")]
-    subprocess.run([*command, "--output", str(folder / "runs")], check=True, capture_output=True)
+    words = [sys.executable, "-m", "skewless", command, str(recipe / "recipe.py")]
+    subprocess.run([*words, "--output", str(folder / "runs")], check=True, capture_output=True)
     (manifest,) = (folder / "runs" / "flights").glob("*/manifest.json")
     return manifest.parent, recipe / "recipe.py"
 
