@@ -85,6 +85,7 @@ def test_files_become_files_with_a_ledger(
     assert "1 of 3 rows were rejected, more than max_rejected=1.00%" in line
     assert "nothing was published" in line
     assert not (folder / "out" / "ledger.json").exists()
+    # The folder is free still, and no row of the first time is left over in it.
     assert main([*words, "--max-rejected", "0.4"]) == 0
     shown = capsys.readouterr().err
     assert "predicted" in shown
