@@ -1,6 +1,8 @@
 """Ask servers: wrk for many clients at once, this Python for one, and to check answers.
 
-wrk is written in C, and leaves the processor to the server.
+wrk is written in C, and leaves the processor to the server. Its percentiles are corrected for
+what the clients would have sent had they not been kept waiting: a pause of the server counts for
+every request that it held up.
 """
 
 from __future__ import annotations
