@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
+import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import grpc
 import numpy as np
+from google.protobuf.message import DecodeError, Message
 from tensorflow.core.example import example_pb2
 from tensorflow_serving.apis import (
     classification_pb2,
@@ -22,37 +25,69 @@ from tensorflow_serving.apis import (
     predict_pb2,
     regression_pb2,
 )
+from tensorflow_serving.config import model_server_config_pb2
 
 from skewless.models.serving.limits import Limits, check_instances
 from skewless.models.serving.model import ServedModel
 from skewless.models.serving.requests import Answer, Code, Deadline, Request, ServingError
 from skewless.models.serving.servable import EXAMPLES
-from skewless.models.serving.tensors import array_of, tensor_of
+from skewless.models.serving.tensors import arrays_of, fill_tensor
 
-__all__ = ["ModelService", "PredictionService"]
+__all__ = ["ModelService", "PredictionService", "handlers", "retry_after"]
 
 _log = logging.getLogger(__name__)
 _METADATA = "signature_def"
+_LONGEST_LINE = 1000
+# Longer than any wait that Python's locks take, in seconds.
+_FOREVER = 1e9
 _CLASSIFY, _REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
 
 
-def _answered(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a method refuse as gRPC does: a status and a line."""
+def handlers(servicer: PredictionService | ModelService) -> grpc.GenericRpcHandler:
+    """Return what answers the calls of a service.
 
-    @functools.wraps(function)
-    def method(self: Any, request: Any, context: grpc.ServicerContext) -> Any:
-        try:
-            return function(self, request, context)
-        except ServingError as error:
-            if error.retry_after is not None:
-                context.set_trailing_metadata((("retry-after", f"{error.retry_after:.0f}"),))
-            status, line = grpc.StatusCode[error.code.name], error.message
-        except Exception:
-            _log.exception("%s failed", function.__name__)
-            status, line = grpc.StatusCode.INTERNAL, "internal error"
-        return context.abort(status, line)
+    Requests come as bytes and are parsed here: where gRPC parses them, it does so in the one
+    thread that all calls go through, and calls malformed ones errors of the server.
 
-    return method
+    Args:
+        servicer: Has a method for each of the service's.
+    """
+    methods = {
+        name: grpc.unary_unary_rpc_method_handler(
+            functools.partial(_answer, getattr(servicer, name), request_type)
+        )
+        for name, request_type in servicer.REQUESTS.items()
+    }
+    return grpc.method_handlers_generic_handler(servicer.NAME, methods)
+
+
+def _answer(
+    method: Callable[[Any, grpc.ServicerContext], Message],
+    request_type: type[Message],
+    body: bytes,
+    context: grpc.ServicerContext,
+) -> bytes:
+    """Answer, or refuse as gRPC does: with a status and a line."""
+    try:
+        answer: bytes = method(request_type.FromString(body), context).SerializeToString()
+        return answer
+    except ServingError as error:
+        if error.retry_after is not None:
+            context.set_trailing_metadata(retry_after(error.retry_after))
+        status, line = grpc.StatusCode[error.code.name], error.message
+    except DecodeError:
+        status = grpc.StatusCode.INVALID_ARGUMENT
+        line = f"the request is no serialized {request_type.DESCRIPTOR.full_name}"
+    except Exception:
+        _log.exception("%s failed", method.__name__)
+        status, line = grpc.StatusCode.INTERNAL, "internal error"
+    # What a client gave may be in it: any text of any length.
+    return context.abort(status, " ".join(line.split())[:_LONGEST_LINE])  # type: ignore[no-any-return]
+
+
+def retry_after(seconds: float) -> tuple[tuple[str, str], ...]:
+    """Return metadata that say in how many seconds a client may try again."""
+    return (("retry-after", str(max(1, math.ceil(seconds)))),)
 
 
 class _Service:
@@ -79,10 +114,9 @@ class _Service:
         }
 
     def _deadline(self, context: grpc.ServicerContext) -> Deadline:
-        left = context.time_remaining()
-        if left is None or (self._timeout is not None and left > self._timeout):
-            left = self._timeout
-        return None if left is None else time.monotonic() + left
+        # gRPC's word for never is a time without end.
+        left = min(context.time_remaining(), self._timeout or math.inf)
+        return time.monotonic() + left if left < _FOREVER else None
 
 
 class PredictionService(_Service):
@@ -92,16 +126,28 @@ class PredictionService(_Service):
         model: The model.
         limits: How much a request may hold.
         timeout: For how many seconds an answer is wanted, at most; None as the client says.
+
+    Attributes:
+        NAME: The service's full name.
+        REQUESTS: What each of its methods is asked with.
     """
 
-    @_answered
+    NAME = "tensorflow.serving.PredictionService"
+    REQUESTS: Mapping[str, type[Message]] = {
+        "Predict": predict_pb2.PredictRequest,
+        "Classify": classification_pb2.ClassificationRequest,
+        "Regress": regression_pb2.RegressionRequest,
+        "MultiInference": inference_pb2.MultiInferenceRequest,
+        "GetModelMetadata": get_model_metadata_pb2.GetModelMetadataRequest,
+    }
+
     def Predict(  # noqa: N802 - gRPC's name
         self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext
     ) -> predict_pb2.PredictResponse:
         """Answer named tensors with the outputs of a signature."""
         spec = request.model_spec
         asked = self._asked(spec)
-        arrays = {name: array_of(name, tensor) for name, tensor in request.inputs.items()}
+        arrays = arrays_of(request.inputs, self._limits.body_bytes)
         for array in arrays.values():
             check_instances(len(array) if array.ndim else 1, self._limits)
         answer = self._model.answer(
@@ -117,66 +163,62 @@ class PredictionService(_Service):
         response = predict_pb2.PredictResponse()
         self._fill(response.model_spec, answer)
         for name in _wanted(request.output_filter, answer):
-            response.outputs[name].CopyFrom(tensor_of(answer.outputs[name]))
+            fill_tensor(response.outputs[name], answer.outputs[name])
         return response
 
-    @_answered
     def Classify(  # noqa: N802
         self, request: classification_pb2.ClassificationRequest, context: grpc.ServicerContext
     ) -> classification_pb2.ClassificationResponse:
         """Answer Examples with the score of each class."""
-        answer = self._ask(request.model_spec, request.input, context, "classify")
+        answer, names = self._ask(request.model_spec, request.input, context, "classify")
         response = classification_pb2.ClassificationResponse()
         self._fill(response.model_spec, answer)
-        self._classify(response.result, answer)
+        _classify(response.result, answer, names)
         return response
 
-    @_answered
     def Regress(  # noqa: N802
         self, request: regression_pb2.RegressionRequest, context: grpc.ServicerContext
     ) -> regression_pb2.RegressionResponse:
         """Answer Examples with a number each."""
-        answer = self._ask(request.model_spec, request.input, context, "regress")
+        answer, _ = self._ask(request.model_spec, request.input, context, "regress")
         response = regression_pb2.RegressionResponse()
         self._fill(response.model_spec, answer)
-        self._regress(response.result, answer)
+        _regress(response.result, answer)
         return response
 
-    @_answered
     def MultiInference(  # noqa: N802
         self, request: inference_pb2.MultiInferenceRequest, context: grpc.ServicerContext
     ) -> inference_pb2.MultiInferenceResponse:
         """Answer Examples in several ways at once."""
         response = inference_pb2.MultiInferenceResponse()
         if not request.tasks:
-            raise ServingError(Code.INVALID_ARGUMENT, "there are no tasks; expected at least one")
+            raise _invalid("there are no tasks; expected at least one")
+        # Each is a call of the model: a small request may ask for any number of them.
+        if len({_task(task) for task in request.tasks}) < len(request.tasks):
+            raise _invalid("two tasks are the same; expected each once")
         for task in request.tasks:
-            result = response.results.add()
             if task.method_name not in (_CLASSIFY, _REGRESS):
-                raise ServingError(
-                    Code.INVALID_ARGUMENT,
-                    f'method_name "{task.method_name[:80]}"; expected {_CLASSIFY} or {_REGRESS}',
+                raise _invalid(
+                    f'method_name "{task.method_name[:80]}"; expected {_CLASSIFY} or {_REGRESS}'
                 )
             method = task.method_name.rpartition("/")[2]
-            answer = self._ask(task.model_spec, request.input, context, method)
+            answer, names = self._ask(task.model_spec, request.input, context, method)
+            result = response.results.add()
             self._fill(result.model_spec, answer)
             if method == "classify":
-                self._classify(result.classification_result, answer)
+                _classify(result.classification_result, answer, names)
             else:
-                self._regress(result.regression_result, answer)
+                _regress(result.regression_result, answer)
         return response
 
-    @_answered
     def GetModelMetadata(  # noqa: N802
         self, request: get_model_metadata_pb2.GetModelMetadataRequest, _: grpc.ServicerContext
     ) -> get_model_metadata_pb2.GetModelMetadataResponse:
         """Return the signatures of a version."""
         servable = self._model.servable(**self._asked(request.model_spec))
         if list(request.metadata_field) != [_METADATA]:
-            raise ServingError(
-                Code.INVALID_ARGUMENT,
-                f"metadata_field {list(request.metadata_field)[:8]}; expected [{_METADATA!r}]",
-            )
+            given = ", ".join(request.metadata_field[:8])
+            raise _invalid(f'metadata_field is {given[:80] or "empty"}; expected "{_METADATA}"')
         response = get_model_metadata_pb2.GetModelMetadataResponse()
         response.model_spec.name = self._model.name
         response.model_spec.version.value = servable.version
@@ -192,21 +234,21 @@ class PredictionService(_Service):
         given: input_pb2.Input,
         context: grpc.ServicerContext,
         method: str,
-    ) -> Answer:
+    ) -> tuple[Answer, Sequence[str]]:
+        """Return the answer to Examples, and the names of the classes."""
         asked = self._asked(spec)
-        task = self._model.servable(**asked).task
+        servable = self._model.servable(**asked)
+        task = servable.task
         if method == "classify" and task == "regression":
-            raise ServingError(Code.INVALID_ARGUMENT, "the model predicts numbers; ask Regress")
+            raise _invalid("the model predicts numbers; ask Regress")
         if method == "regress" and task == "multiclass":
-            raise ServingError(Code.INVALID_ARGUMENT, "the model predicts classes; ask Classify")
+            raise _invalid("the model predicts classes; ask Classify")
         if spec.signature_name not in ("", EXAMPLES):
-            raise ServingError(
-                Code.INVALID_ARGUMENT,
-                f'signature_name "{spec.signature_name[:80]}"; expected "{EXAMPLES}" or none',
+            raise _invalid(
+                f'signature_name "{spec.signature_name[:80]}"; expected "{EXAMPLES}" or none'
             )
-        examples = _examples(given)
-        check_instances(len(examples), self._limits)
-        return self._model.answer(
+        examples = _examples(given, self._limits)
+        answer = self._model.answer(
             Request(
                 arrays={"examples": np.array(examples, np.object_)},
                 protocol="grpc",
@@ -216,34 +258,26 @@ class PredictionService(_Service):
                 **asked,
             )
         )
+        if answer.version != servable.version:
+            # A newer one took its place meanwhile.
+            servable = self._model.servable(answer.version)
+        return answer, servable.class_names
 
     def _fill(self, spec: model_pb2.ModelSpec, answer: Answer) -> None:
         spec.name = self._model.name
         spec.version.value = answer.version
         spec.signature_name = answer.signature
 
-    def _classify(self, result: classification_pb2.ClassificationResult, answer: Answer) -> None:
-        scores, names = answer.outputs["prediction"], answer.outputs.get("classes")
-        labels = self._model.servable(answer.version).class_names or ("0", "1")
-        for i, score in enumerate(scores):
-            one = result.classifications.add()
-            if names is not None:
-                pairs = zip(names[i].tolist(), score.tolist(), strict=True)
-            else:
-                # The probability of the other class, in the precision of the answer.
-                pairs = zip(labels, (float(np.float32(1) - score), float(score)), strict=True)
-            for label, value in pairs:
-                one.classes.add(label=label, score=value)
-
-    def _regress(self, result: regression_pb2.RegressionResult, answer: Answer) -> None:
-        for value in answer.outputs["prediction"].tolist():
-            result.regressions.add(value=value)
-
 
 class ModelService(_Service):
     """Answers TensorFlow Serving's `ModelService`: states, and labels."""
 
-    @_answered
+    NAME = "tensorflow.serving.ModelService"
+    REQUESTS: Mapping[str, type[Message]] = {
+        "GetModelStatus": get_model_status_pb2.GetModelStatusRequest,
+        "HandleReloadConfigRequest": model_management_pb2.ReloadConfigRequest,
+    }
+
     def GetModelStatus(  # noqa: N802
         self, request: get_model_status_pb2.GetModelStatusRequest, _: grpc.ServicerContext
     ) -> get_model_status_pb2.GetModelStatusResponse:
@@ -259,40 +293,88 @@ class ModelService(_Service):
             one.status.error_message = status.error_message
         return response
 
-    @_answered
     def HandleReloadConfigRequest(  # noqa: N802
         self, request: model_management_pb2.ReloadConfigRequest, _: grpc.ServicerContext
     ) -> model_management_pb2.ReloadConfigResponse:
         """Let labels stand for other versions."""
-        configs = list(request.config.model_config_list.config)
+        configs = request.config.model_config_list.config
         if len(configs) != 1 or configs[0].name != self._model.name:
-            raise ServingError(
-                Code.INVALID_ARGUMENT,
+            raise _invalid(
                 f'expected a model_config_list of one model, "{self._model.name}"; '
-                "this server cannot take up others",
+                "this server cannot take up others"
             )
+        self._check_same(configs[0])
+        if request.metric_names:
+            raise _invalid("metric_names is given; this server has no metrics to answer with")
         self._model.set_labels(dict(configs[0].version_labels))
         return model_management_pb2.ReloadConfigResponse()
+
+    def _check_same(self, config: model_server_config_pb2.ModelConfig) -> None:
+        """Refuse all that would change something other than labels."""
+        version = pathlib.Path(self._model.servable().path).absolute()
+        same = {"name", "version_labels"}
+        if config.model_platform == "tensorflow":
+            same.add("model_platform")
+        if pathlib.Path(config.base_path).absolute() in (version, version.parent):
+            same.add("base_path")
+        other = [field.name for field, _ in config.ListFields() if field.name not in same]
+        if other:
+            raise _invalid(
+                f"{other[0]} is given; this server changes version_labels only, so leave "
+                f"{other[0]} out, and start a server with it"
+            )
 
 
 def _wanted(chosen: Sequence[str], answer: Answer) -> list[str]:
     for name in chosen:
         if name not in answer.outputs:
-            raise ServingError(
-                Code.INVALID_ARGUMENT,
+            raise _invalid(
                 f'output_filter: {answer.signature} has no output "{name[:80]}"; '
-                f"its outputs are {', '.join(sorted(answer.outputs))[:400]}",
+                f"its outputs are {', '.join(sorted(answer.outputs))[:400]}"
             )
     return list(chosen) or list(answer.outputs)
 
 
-def _examples(given: input_pb2.Input) -> list[bytes]:
+def _task(task: inference_pb2.InferenceTask) -> tuple[Any, ...]:
+    spec = task.model_spec
+    return task.method_name, spec.signature_name, spec.version.value, spec.version_label
+
+
+def _classify(
+    result: classification_pb2.ClassificationResult, answer: Answer, names: Sequence[str]
+) -> None:
+    scores = answer.outputs["prediction"]
+    if scores.ndim == 1:
+        # The probability of the other class, in the precision of the answer.
+        scores = np.stack([1 - scores, scores], axis=1)
+    for row in scores.tolist():
+        classes = result.classifications.add().classes
+        for label, score in zip(names, row, strict=True):
+            classes.add(label=label, score=score)
+
+
+def _regress(result: regression_pb2.RegressionResult, answer: Answer) -> None:
+    for value in answer.outputs["prediction"].tolist():
+        result.regressions.add(value=value)
+
+
+def _examples(given: input_pb2.Input, limits: Limits) -> list[bytes]:
+    """Return serialized Examples, the context merged into each."""
     kind = given.WhichOneof("kind")
+    if kind is None:
+        raise _invalid("the request has no Examples; give some")
     if kind == "example_list":
+        check_instances(len(given.example_list.examples), limits)
         return [example.SerializeToString() for example in given.example_list.examples]
-    if kind != "example_list_with_context":
-        raise ServingError(Code.INVALID_ARGUMENT, "the request has no Examples; give some")
     both = given.example_list_with_context
+    count = len(both.examples)
+    check_instances(count, limits)
+    # What is sent once is written out for each: a small request may become a huge one.
+    if both.context.ByteSize() * count > limits.body_bytes:
+        raise _invalid(
+            f"the context, once for each of {count} examples, is larger than "
+            f"{limits.body_bytes} bytes; send fewer examples at a time"
+        )
     found = []
     for example in both.examples:
         merged = example_pb2.Example()
@@ -308,3 +390,7 @@ def _trace(context: grpc.ServicerContext) -> str:
         if key == "traceparent":
             return str(value)
     return ""
+
+
+def _invalid(message: str) -> ServingError:
+    return ServingError(Code.INVALID_ARGUMENT, message)

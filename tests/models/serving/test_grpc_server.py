@@ -1,6 +1,5 @@
 """Stock stubs of tensorflow-serving-api, as in TensorFlow Serving's own examples of clients."""
 
-import concurrent.futures
 import datetime
 import ipaddress
 import pathlib
@@ -15,7 +14,6 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from tensorflow.core.example import example_pb2
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
@@ -283,86 +281,3 @@ def test_what_cannot_be_listened_on_is_said(served, port, tmp_path):
         GrpcServer(served, port=port).start()
     with pytest.raises(RecipeError, match="cannot be read"):
         GrpcServer(served, certfile=str(tmp_path / "no.pem")).start()
-
-
-@pytest.mark.integration
-def test_ten_thousand_malformed_requests(port, channel, stub, expected):
-    """No crash, no internal error, no hang; and a good request is answered as before."""
-    random = np.random.default_rng(6)
-    methods = ["Predict", "Classify", "Regress", "MultiInference", "GetModelMetadata"]
-    raw = {
-        name: channel.unary_unary(f"/tensorflow.serving.PredictionService/{name}")
-        for name in methods
-    }
-    good = {
-        "Predict": [
-            predict(examples=serialized(ROWS)),
-            predict("transform", x=np.array([0.5, 2.0], np.float32), n=np.array([1, 2])),
-        ],
-        "Classify": [examples_request(classification_pb2.ClassificationRequest)],
-        "Regress": [examples_request(regression_pb2.RegressionRequest)],
-        "MultiInference": [inference_pb2.MultiInferenceRequest()],
-        "GetModelMetadata": [get_model_metadata_pb2.GetModelMetadataRequest()],
-    }
-    allowed = {
-        grpc.StatusCode.INVALID_ARGUMENT,
-        grpc.StatusCode.NOT_FOUND,
-        grpc.StatusCode.FAILED_PRECONDITION,
-        # gRPC's own answer to bytes that are no message of the method.
-        grpc.StatusCode.INTERNAL,
-    }
-
-    def body(i):
-        name = methods[random.integers(len(methods))]
-        message = good[name][random.integers(len(good[name]))]
-        if i % 10 == 0:
-            return name, random.bytes(int(random.integers(0, 200)))
-        if name == "Predict" and i % 2:
-            return name, _odd_tensor(message, random).SerializeToString()
-        bytes_ = bytearray(message.SerializeToString())
-        for _ in range(int(random.integers(1, 4))):
-            if bytes_:
-                at = int(random.integers(len(bytes_)))
-                bytes_[at] = int(random.integers(256))
-        return name, bytes(bytes_[: int(random.integers(len(bytes_) + 1))] if i % 3 else bytes_)
-
-    def send(asked):
-        name, sent = asked
-        try:
-            raw[name](sent, timeout=20)
-        except grpc.RpcError as error:
-            told = error.details()
-            ours = error.code() is not grpc.StatusCode.INTERNAL or "deserializ" in told
-            return None if error.code() in allowed and ours else (error.code(), told, sent)
-        return None
-
-    with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        odd = [found for found in pool.map(send, [body(i) for i in range(10_000)]) if found]
-    assert odd == []
-    response = stub.Predict(predict(examples=serialized(ROWS)), timeout=30)
-    assert tf.make_ndarray(response.outputs["prediction"]).tolist() == expected.tolist()
-
-
-def _odd_tensor(message, random):
-    request = predict_pb2.PredictRequest()
-    request.CopyFrom(message)
-    name = list(request.inputs)[random.integers(len(request.inputs))]
-    tensor = request.inputs[name]
-    kind = random.integers(7)
-    if kind == 0:
-        tensor.dtype = int(random.integers(0, 130))
-    elif kind == 1:
-        tensor.tensor_shape.dim.add(size=int(random.integers(-3, 2**40)))
-    elif kind == 2:
-        tensor.tensor_content = random.bytes(int(random.integers(20)))
-    elif kind == 3:
-        request.inputs[f"odd{random.integers(9)}"].CopyFrom(tensor)
-    elif kind == 4:
-        tensor.tensor_shape.unknown_rank = True
-    elif kind == 5:
-        del request.inputs[name]
-    else:
-        noise = example_pb2.Example()
-        noise.features.feature["x"].int64_list.value.append(int(random.integers(9)))
-        tensor.string_val.append(noise.SerializeToString())
-    return request
