@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from skewless.errors import RecipeError, RunError
 
@@ -38,6 +38,7 @@ class _Protocol(HttpToolsProtocol):
     _headers_size = 0
     _heard = 0.0
     _look: asyncio.TimerHandle | None = None
+    _answering: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -47,6 +48,7 @@ class _Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._look is not None:
             self._look.cancel()
+        self._give_up()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -55,6 +57,10 @@ class _Protocol(HttpToolsProtocol):
         super().data_received(data)
         if self._headers_since is not None and self._headers_size > _HEADER_BYTES:
             self._refuse(b"431 Request Header Fields Too Large", "the headers are too large")
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_message_begin(self) -> None:
         self._headers_since, self._headers_size = self.loop.time(), 0
@@ -77,6 +83,14 @@ class _Protocol(HttpToolsProtocol):
         )
         self.transport.write(head + body)
         self.transport.close()
+        self._give_up()
+
+    def _give_up(self) -> None:
+        # Of requests sent without waiting, uvicorn looks at the last alone; the one that is
+        # being answered would write into a closed connection.
+        if self._answering is not None:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
 
     def _close_if_silent(self) -> None:
         if self.transport.is_closing():

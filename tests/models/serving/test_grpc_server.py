@@ -1,7 +1,5 @@
 """Stock stubs of tensorflow-serving-api, as in TensorFlow Serving's own examples of clients."""
 
-import datetime
-import ipaddress
 import pathlib
 import time
 
@@ -9,10 +7,6 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import (
     classification_pb2,
@@ -30,6 +24,7 @@ from skewless.errors import RecipeError, RunError
 from skewless.models.serving.grpc_server import GrpcServer
 from skewless.models.serving.limits import Limits
 from tests.models.serving.asked import ROWS, example, serialized
+from tests.models.serving.certificates import certificate
 
 
 @pytest.fixture(scope="module")
@@ -224,36 +219,6 @@ def test_health_follows_the_model(channel):
             break
         time.sleep(0.05)
     assert found.status == health_pb2.HealthCheckResponse.SERVING
-
-
-def certificate(folder: pathlib.Path) -> tuple[str, str]:
-    """Write a certificate of 127.0.0.1 and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False
-        )
-        .sign(key, hashes.SHA256())
-    )
-    cert, secret = folder / "cert.pem", folder / "key.pem"
-    cert.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    secret.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    return str(cert), str(secret)
 
 
 def test_tls_and_token(served, expected, tmp_path):
