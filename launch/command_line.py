@@ -14,8 +14,10 @@ from collections.abc import Iterator, Sequence
 
 from skewless import __version__
 from skewless.errors import RecipeError, SkewlessError
+from skewless.launch.containers_command import add_containers, containers
 from skewless.launch.predict_command import add_predict, check_rows
 from skewless.launch.push_command import add_push
+from skewless.launch.serve_command import add_serve, serve
 
 __all__ = ["main", "make_parser"]
 
@@ -26,6 +28,8 @@ _STAGES = {
     "export": "... and export it with the transform graph inside",
     "evaluate": "... and measure it on the test rows; the same as run",
 }
+# What has no use for Beam.
+_LIGHT = {"serve": serve, "containers": containers}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -66,6 +70,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_stream(commands)
     add_push(commands)
+    add_containers(commands)
+    add_serve(commands)
     return parser
 
 
@@ -171,6 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check_paths(options)
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+        if options.command in _LIGHT:
+            return _LIGHT[options.command](options)
         with _native_notices_hidden():
             from skewless.launch import commands
         code = commands.COMMANDS[options.command](options)

@@ -20,6 +20,7 @@ from skewless.errors import RunError
 from skewless.models.export import export
 from skewless.models.predict import Predictor, read_input_schema
 from skewless.models.train import train
+from skewless.pipeline.aggregates import aggregates_text
 from skewless.pipeline.artifacts import RunPaths, digest_file, write_json
 from skewless.pipeline.execution import Execution
 from skewless.pipeline.json_rows import json_rows
@@ -27,6 +28,7 @@ from skewless.pipeline.recipe import Recipe
 from skewless.pipeline.stages import Run
 from skewless.schema import parse_schema
 from skewless.storage import AnyPath, local_copy, local_output, path_of, remove_tree
+from skewless.transforms.aggregate.plans_json import AGGREGATES_FILE
 from skewless.transforms.apply import load_transform, local_graph
 from skewless.transforms.evaluation.decision import decide
 from skewless.transforms.evaluation.evaluate import Evaluate, join_predictions
@@ -103,16 +105,18 @@ def export_model(run: Run, recipe: Recipe) -> AnyPath:
     Returns:
         The version's directory, `model/<version>`.
     """
+    aggregates = aggregates_text(recipe, run.paths)
+    extra = {} if aggregates is None else {AGGREGATES_FILE: aggregates}
     result = run.perform(
         "export",
-        [run.key_of("train"), _EXPORTED],
+        [run.key_of("train"), _EXPORTED, *extra.values()],
         [run.paths.model, run.paths.sample],
-        lambda work: _export(RunPaths(work), run, recipe),
+        lambda work: _export(RunPaths(work), run, recipe, extra),
     )
     return run.paths.model / str(result["version"])
 
 
-def _export(made: RunPaths, run: Run, recipe: Recipe) -> dict[str, Any]:
+def _export(made: RunPaths, run: Run, recipe: Recipe, extra: Mapping[str, str]) -> dict[str, Any]:
     trained = run.manifest["stages"]["train"]["result"]
     remove_tree(made.model)
     # As for TF Serving, a later export is a larger number; seconds since 1970 are the custom.
@@ -131,6 +135,7 @@ def _export(made: RunPaths, run: Run, recipe: Recipe) -> dict[str, Any]:
             name=recipe.name,
             class_names=_class_names(graph, recipe.label_key, trained["classes"]),
             sample=sample,
+            extra={name: text.encode() for name, text in extra.items()},
         )
         _write_sample(made.sample, sample, exported)
     return {"version": version}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import pickle
 import re
 
 import pyarrow as pa
@@ -11,9 +13,32 @@ from pyarrow.compute import field
 
 from skewless.errors import RecipeError, no_such_column
 
-__all__ = ["evaluate", "evaluate_condition", "field"]
+__all__ = ["WrittenExpression", "evaluate", "evaluate_condition", "expression_bytes", "field"]
 
 _NO_MATCH = re.compile(r"No match for FieldRef\.Name\((.*?)\) in ")
+
+
+@dataclasses.dataclass(frozen=True)
+class WrittenExpression:
+    """An expression as it was written down, to be told from others but not to be evaluated.
+
+    Attributes:
+        text: What Arrow shows of it.
+        content: All of it, as `expression_bytes` gives it.
+    """
+
+    text: str
+    content: bytes
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def expression_bytes(expression: pc.Expression | WrittenExpression) -> bytes:
+    """Return what tells an expression from others: its text leaves out the middle of a list."""
+    if isinstance(expression, WrittenExpression):
+        return expression.content
+    return pickle.dumps(expression)
 
 
 def evaluate(expression: pc.Expression, rows: pa.Table | pa.RecordBatch, where: str) -> pa.Array:

@@ -87,12 +87,12 @@ def key_values(column: pa.Array) -> pa.Array:
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         return column.cast(pa.timestamp("us", getattr(kind, "tz", None))).cast(pa.int64())
     if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
-        return column.cast(pa.int64())
+        return column if pa.types.is_int64(kind) else column.cast(pa.int64())
     if pa.types.is_floating(kind):
         numbers = pc.add(column.cast(pa.float64()), 0.0)
         return pc.if_else(pc.is_nan(numbers), pa.scalar(None, pa.float64()), numbers)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind):
-        return column.cast(pa.string())
+        return column if pa.types.is_string(kind) else column.cast(pa.string())
     raise RecipeError(f"a column of type {kind} cannot be a key; name one that holds single values")
 
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from skewless.models.serving.requests import Answer, Code, Request
 
-__all__ = ["Observer"]
+__all__ = ["Observer", "Quiet"]
 
 
 class Observer(Protocol):
@@ -29,3 +29,24 @@ class Observer(Protocol):
 
     def asked_store(self, rows: int, seconds: float, failed: bool) -> None:
         """Note a read of the online store, for how many rows."""
+
+
+class Quiet:
+    """An observer that minds nothing, for those who want to hear of some things only."""
+
+    def answered(
+        self, request: Request, answer: Answer | None, code: Code | None, seconds: float
+    ) -> None:
+        """See `Observer`."""
+
+    def batched(self, requests: int, rows: int, seconds: float) -> None:
+        """See `Observer`."""
+
+    def queued(self, requests: int) -> None:
+        """See `Observer`."""
+
+    def loaded(self, states: Mapping[int, str]) -> None:
+        """See `Observer`."""
+
+    def asked_store(self, rows: int, seconds: float, failed: bool) -> None:
+        """See `Observer`."""

@@ -26,7 +26,7 @@ from skewless.errors import RecipeError, RunError, no_such_column
 from skewless.models.serving.logged import Described, Entry, LoggedModel
 from skewless.models.serving.logged_records import logged_records
 from skewless.models.serving.logged_rows import logged_rows
-from skewless.models.serving.observer import Observer
+from skewless.models.serving.observer import Quiet
 from skewless.models.serving.requests import Answer, Code, Request, ServingError
 from skewless.schema import Schema, column_names
 
@@ -110,7 +110,7 @@ class RequestLogOptions:
                 raise no_such_column(name, column_names(schema), "request log: exclude")
 
 
-class RequestLog(Observer):
+class RequestLog(Quiet):
     """Writes a sample of the requests to files; an `Observer`.
 
     A file has the rows of one version, and appears whole, under a name that begins with the

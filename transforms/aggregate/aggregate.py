@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import get_args
 
 import apache_beam as beam
 import pyarrow as pa
@@ -12,7 +13,14 @@ import pyarrow.compute as pc
 from skewless.errors import RecipeError
 from skewless.schema import Schema, arrow_schema, column_names, make_schema
 from skewless.transforms.aggregate.functions import Windowed, columns_of
-from skewless.transforms.aggregate.tiles import Column, TilePlan, Time, tile_events, times_of
+from skewless.transforms.aggregate.tiles import (
+    Column,
+    TilePlan,
+    Time,
+    WithoutStore,
+    tile_events,
+    times_of,
+)
 from skewless.transforms.aggregate.together import PARTITIONS, AggregateTogether, check_distinct
 from skewless.transforms.durations import Duration, microseconds
 from skewless.transforms.rows import Rows
@@ -30,6 +38,7 @@ _ARGUMENTS = (
     "corrected",
     "name",
     "partitions",
+    "without_store",
 )
 
 
@@ -58,6 +67,9 @@ class Aggregate(beam.PTransform):  # type: ignore[misc]
             none be late: not what serving has seen.
         name: What its tiles are called; by default the key columns and the tile.
         partitions: In how many parts rows and tiles are brought together, default 64.
+        without_store: What a row gets at serving where the online store does not answer:
+            "error", the request is refused; or "empty", the aggregates of a key that nothing
+            is known of. Changes nothing in training.
         **aggregates: Column name to aggregate: `delay=mean("dep_delay", over=["1h", "3h"])`
             adds `delay_1h` and `delay_3h`, and with `over="1h"` it adds `delay`.
 
@@ -93,6 +105,7 @@ class Aggregate(beam.PTransform):  # type: ignore[misc]
         corrected: bool = False,
         name: str | None = None,
         partitions: int | None = None,
+        without_store: WithoutStore = "error",
         **aggregates: Windowed,
     ) -> None:
         super().__init__()
@@ -101,6 +114,8 @@ class Aggregate(beam.PTransform):  # type: ignore[misc]
         self.by, self.known_at, self.tile, self.at = tuple(by), known_at, tile, at
         self.arrived_at, self.lateness, self.corrected = arrived_at, lateness, corrected
         self.partitions, self.aggregates = partitions, aggregates
+        # No field: rows that were made are not made again where it changes.
+        self.without_store: WithoutStore = without_store
         self.name = name or f"{','.join(by) or 'all'}@{tile}"
         self._check()
         self.plan = self._plan()
@@ -134,6 +149,10 @@ class Aggregate(beam.PTransform):  # type: ignore[misc]
             raise RecipeError(
                 f"{self._where}: corrected=True without arrived_at= changes nothing; leave it out"
             )
+        if self.without_store not in get_args(WithoutStore):
+            raise RecipeError(
+                f'{self._where}: without_store={self.without_store!r}; expected "error" or "empty"'
+            )
         if self.partitions is not None and self.partitions < 1:
             raise RecipeError(f"{self._where}: partitions={self.partitions}; expected at least 1")
 
@@ -158,7 +177,14 @@ class Aggregate(beam.PTransform):  # type: ignore[misc]
             lateness = microseconds(self.lateness, f"{self._where}: lateness")
         arrived_at = None if self.corrected else self.arrived_at
         return TilePlan(
-            self.name, self.by, self.known_at, arrived_at, lateness, tile, tuple(columns)
+            self.name,
+            self.by,
+            self.known_at,
+            arrived_at,
+            lateness,
+            tile,
+            tuple(columns),
+            self.without_store,
         )
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import pickle
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from skewless.schema import make_feature as new_feature
 from skewless.transforms.aggregate.kinds import KINDS, Merged, as_float32, floats
 from skewless.transforms.aggregate.partials import Indices, Part
 from skewless.transforms.durations import Duration, microseconds
+from skewless.transforms.expressions import expression_bytes
 from skewless.transforms.shuffle import check_columns
 
 __all__ = [
@@ -68,8 +68,7 @@ class Partial:
     @functools.cached_property
     def key(self) -> str:
         """What tells it from the other parts of a tile."""
-        # The text of a condition leaves out the middle of a long list.
-        where = b"" if self.where is None else pickle.dumps(self.where)
+        where = b"" if self.where is None else expression_bytes(self.where)
         return f"{self.kind.__name__}({self.column}, {self.size}, {where.hex()})"
 
 

@@ -91,9 +91,11 @@ def as_float32(values: Any, known: Any) -> pa.Array:
 
 def as_type(values: pa.Array, type_: pa.DataType) -> pa.Array:
     """Return values as a column has them: times are microseconds, floats are wider before."""
+    if values.type == type_:
+        return values
     if pa.types.is_timestamp(type_):
         return values.cast(pa.timestamp("us", type_.tz)).cast(type_, safe=False)
-    return values if values.type == type_ else values.cast(type_)
+    return values.cast(type_)
 
 
 def _count(merged: Merged) -> pa.Array:

@@ -8,6 +8,7 @@ have at the same places. Limbs are added as float64 where that is exact, and els
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -119,21 +120,24 @@ class ExactSums(NamedTuple):
         Raises:
             ValueError: If a cell has a length that no number has.
         """
-        lengths = np.fromiter(map(len, cells), np.int64, len(cells))
-        if np.any((lengths > 0) & ((lengths < 6) | (lengths % 4 != 2))):
-            raise ValueError("cells: expected the bytes of exact sums")
+        alike: dict[int, list[int]] = {}
+        for row, cell in enumerate(cells):
+            alike.setdefault(len(cell), []).append(row)
+        alike.pop(0, None)
         places: Places = {}
-        for length in np.unique(lengths[lengths > 0]):
-            rows = np.flatnonzero(lengths == length)
-            joined = b"".join([cells[row] for row in rows.tolist()])
-            found = np.frombuffer(joined, _cell(int(length)))
+        for length, rows in alike.items():
+            if length < 6 or length % 4 != 2:
+                raise ValueError("cells: expected the bytes of exact sums")
+            joined = b"".join([cells[row] for row in rows])
+            found = np.frombuffer(joined, _cell(length))
             limbs = found["limbs"].astype(np.int64)
-            limbs[:, -1] = limbs[:, -1].astype(np.uint32).view(np.int32)
-            for base in np.unique(found["base"]).tolist():
-                alike = found["base"] == base
-                for place, column in enumerate(limbs[alike].T, base):
+            limbs[:, -1] = found["limbs"][:, -1].view(np.int32)
+            bases, at = found["base"], np.array(rows)
+            for base in set(bases.tolist()):
+                chosen = bases == base
+                for place, column in enumerate(limbs[chosen].T, base):
                     whole = places.setdefault(place, np.zeros(len(cells), np.int64))
-                    whole[rows[alike]] = column
+                    whole[at[chosen]] = column
         return _of_places(places, len(cells))
 
     def to_bytes(self) -> list[bytes]:
@@ -230,6 +234,7 @@ def variance(sums: ExactSums, squares: ExactSums, counts: Ints) -> Floats:
     return np.concatenate(found)
 
 
+@functools.lru_cache(maxsize=256)
 def _cell(length: int) -> np.dtype[Any]:
     """Return the type of the bytes of a number."""
     return np.dtype([("base", "<i2"), ("limbs", "<u4", (length // 4,))])

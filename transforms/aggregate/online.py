@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import itertools
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ import pyarrow as pa
 from skewless.errors import RecipeError, RunError
 from skewless.schema import Schema, arrow_schema
 from skewless.transforms.aggregate.aggregate import Aggregate
+from skewless.transforms.aggregate.partials import Indices
 from skewless.transforms.aggregate.tiles import (
     TilePlan,
     Tiles,
@@ -23,10 +25,11 @@ from skewless.transforms.aggregate.tiles import (
     merge_tiles,
     pack_tiles,
     tile_events,
+    unpack_parts,
     unpack_tiles,
-    windows_at,
 )
 from skewless.transforms.aggregate.together import typed_columns
+from skewless.transforms.aggregate.windows import Asked, merge_windows
 from skewless.transforms.online.store import OnlineStore, Reader, Tile, Transaction, Wanted
 from skewless.transforms.shuffle import check_columns, key_values
 
@@ -35,12 +38,15 @@ __all__ = [
     "PROGRESS",
     "SEQUENCE",
     "OnlineFeatures",
+    "OtherTilesError",
     "claim_tiles",
     "differing_tiles",
+    "holds_tiles",
     "merge_events",
     "newest_times",
     "oldest_tile",
     "put_tiles",
+    "read_columns",
     "read_windows",
 ]
 
@@ -57,13 +63,17 @@ _FIRST, _LAST = -(2**53), 2**53
 Now: TypeAlias = "int | datetime.datetime | Any"
 
 
+class OtherTilesError(RunError):
+    """A store holds tiles of other aggregates than those that are asked for."""
+
+
 def claim_tiles(store: OnlineStore, plans: Sequence[TilePlan]) -> None:
     """Note in a store that holds no tiles yet of which aggregates they will be.
 
     Raises:
         RunError: If the store holds tiles of other aggregates.
     """
-    if not _holds_tiles(store, plans):
+    if not holds_tiles(store, plans):
         with store.transaction() as change:
             change.set_note(_PLANS, json.dumps(_digests(plans)).encode())
 
@@ -84,11 +94,12 @@ def _digests(plans: Sequence[TilePlan]) -> dict[str, str]:
     }
 
 
-def _holds_tiles(store: Reader, plans: Sequence[TilePlan]) -> bool:
+def holds_tiles(store: Reader, plans: Sequence[TilePlan]) -> bool:
     """Say whether a store holds tiles of the plans, and not none at all.
 
     Raises:
-        RunError: If it holds those of others.
+        OtherTilesError: If it holds those of others.
+        RunError: If it does not answer.
     """
     held = store.notes(_PLANS).get(_PLANS)
     if held is None:
@@ -96,7 +107,7 @@ def _holds_tiles(store: Reader, plans: Sequence[TilePlan]) -> bool:
     told, digests = json.loads(held), _digests(plans)
     other = sorted(name for name, digest in digests.items() if told.get(name) != digest)
     if other:
-        raise RunError(
+        raise OtherTilesError(
             f'the store holds no tiles of Aggregate "{other[0]}" as the recipe has it; name '
             "another store and backfill it, or bring the old recipe back"
         )
@@ -160,39 +171,50 @@ def read_windows(
         times: As of when each row is to know, int64 microseconds since 1970; [rows].
         plans: The plans; their columns come one after the other.
     """
-    at = times.fill_null(0).to_numpy(zero_copy_only=False)
+    given = times.fill_null(0) if times.null_count else times
+    moments = given.to_numpy(zero_copy_only=False)
     wanted: list[Wanted] = []
-    asked = []
+    asking = []
     for plan in plans:
         keys = [key_values(batch.column(name)) for name in plan.by]
-        ranges = _ranges(entities(keys, batch.num_rows), at // plan.tile * plan.tile, plan)
-        asked.append((plan, keys, ranges))
+        found = entities(keys, batch.num_rows)
+        ranges, codes = _ranges(found, moments // plan.tile * plan.tile, plan)
+        asking.append((plan, len(ranges), Asked.of(codes, keys, times)))
         wanted += ranges
-    found = iter(store.read(wanted))
-    columns = []
-    for plan, keys, ranges in asked:
-        held = [(one.entity, *tile) for one in ranges for tile in next(found)]
-        tiles = unpack_tiles(
-            [value for _, _, value in held],
-            [entity for entity, _, _ in held],
-            [start for _, start, _ in held],
-            plan,
-            _key_types(plan, keys),
-        )
-        columns += windows_at(tiles, keys, times, plan)
-    return columns
-
-
-def _ranges(found: Sequence[bytes], floors: Any, plan: TilePlan) -> list[Wanted]:
-    """Return for each entity the tiles of all its rows' windows."""
-    first: dict[bytes, int] = {}
-    last: dict[bytes, int] = {}
-    for entity, floor in zip(found, floors.tolist(), strict=True):
-        first[entity] = min(first.get(entity, floor), floor)
-        last[entity] = max(last.get(entity, floor), floor)
+    read = iter(store.read(wanted))
     return [
-        Wanted(plan.name, entity, first[entity] - plan.longest, last[entity]) for entity in first
+        column
+        for plan, count, asked in asking
+        for column in _merged(list(itertools.islice(read, count)), asked, plan)
     ]
+
+
+def _merged(
+    found: Sequence[Sequence[tuple[int, bytes]]], asked: Asked, plan: TilePlan
+) -> list[pa.Array]:
+    """Return a plan's columns, of the tiles of each key by its number."""
+    tiles = [tile for some in found for tile in some]
+    starts = np.array([start for start, _ in tiles], np.int64)
+    lengths = np.array([len(some) for some in found], np.int64)
+    held = np.repeat(np.arange(len(found)), lengths)
+    parts = unpack_parts([value for _, value in tiles], plan)
+    return merge_windows(parts, held, starts, asked, plan)
+
+
+def _ranges(found: Sequence[bytes], floors: Any, plan: TilePlan) -> tuple[list[Wanted], Indices]:
+    """Return for each entity the tiles of all its rows' windows, and which entity rows are."""
+    number: dict[bytes, int] = {}
+    codes = [number.setdefault(entity, len(number)) for entity in found]
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
+    for code, floor in zip(codes, floors.tolist(), strict=True):
+        first[code] = min(first.get(code, floor), floor)
+        last[code] = max(last.get(code, floor), floor)
+    ranges = [
+        Wanted(plan.name, entity, first[code] - plan.longest, last[code])
+        for entity, code in number.items()
+    ]
+    return ranges, np.array(codes, np.int64)
 
 
 class OnlineFeatures:
@@ -203,20 +225,22 @@ class OnlineFeatures:
 
     Args:
         store: What a stream or a backfill writes to.
-        steps: The recipe's `Aggregate`s.
+        steps: The recipe's `Aggregate`s, or their plans.
         schema: The schema of the events, which says of which types keys and values are.
 
     Raises:
         RunError: If the store holds tiles of other aggregates.
     """
 
-    def __init__(self, store: OnlineStore, steps: Sequence[Aggregate], schema: Schema) -> None:
+    def __init__(
+        self, store: OnlineStore, steps: Sequence[Aggregate | TilePlan], schema: Schema
+    ) -> None:
         self._store = store
-        self._plans = [step.plan for step in steps]
+        self._plans = [step if isinstance(step, TilePlan) else step.plan for step in steps]
         self._types = arrow_schema(schema)
         if not self._plans:
             raise RecipeError("OnlineFeatures: there is no Aggregate; give the recipe one")
-        _holds_tiles(store, self._plans)
+        holds_tiles(store, self._plans)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -227,7 +251,8 @@ class OnlineFeatures:
         """Return the aggregates of keys as of a moment, in one round trip.
 
         Args:
-            keys: The key columns, of n rows; others are ignored.
+            keys: The key columns, of n rows; others are ignored. Where no aggregate has a key
+                column and nothing else says how many rows there are, there is one.
             now: When: microseconds since 1970, a datetime with a zone, or n of the first.
 
         Returns:
@@ -239,18 +264,40 @@ class OnlineFeatures:
         """
         names = keys.schema.names if isinstance(keys, pa.RecordBatch) else list(keys)
         check_columns(self.keys, names, "features_at(keys=...)")
-        batch = pa.RecordBatch.from_arrays(
-            [_typed(keys[name], self._types.field(name).type) for name in self.keys],
-            names=list(self.keys),
-        )
+        arrays = [_typed(keys[name], self._types.field(name).type) for name in self.keys]
+        batch = pa.RecordBatch.from_arrays(arrays, names=list(self.keys))
+        if not arrays:
+            rows = keys.num_rows if isinstance(keys, pa.RecordBatch) else 1
+            rows = len(now) if isinstance(now, pa.Array) else rows
+            batch = pa.record_batch({"": pa.nulls(rows)}).select([])
         times = now if isinstance(now, pa.Array) else pa.array(np.full(len(batch), _micros(now)))
-        columns = read_windows(self._store, batch, times, self._plans)
-        added = typed_columns(self._plans, columns, self._types)
-        return pa.RecordBatch.from_arrays(list(added.values()), names=list(added))
+        return read_columns(self._store, batch, times, self._plans, self._types)
+
+
+def read_columns(
+    store: Reader,
+    batch: pa.RecordBatch,
+    times: pa.Array,
+    plans: Sequence[TilePlan],
+    events: pa.Schema,
+) -> pa.RecordBatch:
+    """Return what `read_windows` does, as columns with their names and types.
+
+    Args:
+        store: As there.
+        batch: As there.
+        times: As there.
+        plans: As there.
+        events: The Arrow schema of the events.
+    """
+    added = typed_columns(plans, read_windows(store, batch, times, plans), events)
+    return pa.RecordBatch.from_arrays(list(added.values()), names=list(added))
 
 
 def _typed(values: Any, type_: pa.DataType) -> pa.Array:
-    return values.cast(type_) if isinstance(values, pa.Array) else pa.array(values, type_)
+    if isinstance(values, pa.Array):
+        return values if values.type == type_ else values.cast(type_)
+    return pa.array(values, type_)
 
 
 def _micros(now: int | datetime.datetime) -> int:

@@ -10,8 +10,8 @@ import dataclasses
 import functools
 import json
 import struct
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -28,18 +28,28 @@ __all__ = [
     "Column",
     "TilePlan",
     "Tiles",
+    "WithoutStore",
     "concat_tiles",
+    "distinct_numbers",
     "entities",
     "event_times",
     "merge_tiles",
+    "number_keys",
     "pack_tiles",
     "tile_events",
     "times_of",
+    "unpack_parts",
     "unpack_tiles",
-    "windows_at",
 ]
 
 Time: TypeAlias = str | pc.Expression
+
+# So few rows are turned into Python's values sooner than their distinct ones are found.
+_FEW = 64
+
+
+# What rows get at serving where the store does not answer: none, or empty aggregates.
+WithoutStore: TypeAlias = Literal["error", "empty"]
 
 
 class Column(NamedTuple):
@@ -62,6 +72,7 @@ class TilePlan:
         lateness: How long after the end of its tile an event may arrive, in microseconds.
         tile: The length of a tile, in microseconds.
         columns: What rows get.
+        without_store: What they get at serving where the store does not answer.
     """
 
     name: str
@@ -71,6 +82,7 @@ class TilePlan:
     lateness: int | None
     tile: int
     columns: tuple[Column, ...]
+    without_store: WithoutStore = "error"
 
     @functools.cached_property
     def partials(self) -> tuple[Partial, ...]:
@@ -82,6 +94,15 @@ class TilePlan:
     def longest(self) -> int:
         """The longest window, in microseconds."""
         return max(column.over for column in self.columns)
+
+    def select(self, names: Collection[str]) -> TilePlan:
+        """Return the plan of the same tiles that gives rows just the columns `names`."""
+        fewer = dataclasses.replace(
+            self, columns=tuple(column for column in self.columns if column.name in names)
+        )
+        # A tile keeps the parts of the others, too.
+        vars(fewer)["partials"] = self.partials
+        return fewer
 
 
 class Tiles(NamedTuple):
@@ -218,7 +239,7 @@ def merge_tiles(tables: Sequence[Tiles], plan: TilePlan) -> Tiles:
     return Tiles(tuple(key.take(at) for key in whole.keys), whole.starts[first], parts)
 
 
-def _codes(keys: Sequence[pa.Array], rows: int) -> Indices:
+def number_keys(keys: Sequence[pa.Array], rows: int) -> Indices:
     """Number rows by their key, one key column in the order in which its values appear."""
     if not keys:
         return np.zeros(rows, np.int64)
@@ -230,7 +251,7 @@ def _codes(keys: Sequence[pa.Array], rows: int) -> Indices:
 
 def _grouped(keys: Sequence[pa.Array], starts: Indices, tile: int) -> tuple[Indices, Group]:
     """Return one row of each key and start, in their order, and which of them each row is."""
-    return _distinct(_places(_codes(keys, len(starts)), starts // tile))
+    return distinct_numbers(_places(number_keys(keys, len(starts)), starts // tile))
 
 
 def _places(codes: Indices, ticks: Indices) -> Indices:
@@ -239,13 +260,13 @@ def _places(codes: Indices, ticks: Indices) -> Indices:
     width = int(ranks.max(initial=0)) + 1
     if int(codes.max(initial=0)) >= 2**62 // width:
         # Ranks without gaps always fit.
-        ranks = _distinct(ranks)[1].of
+        ranks = distinct_numbers(ranks)[1].of
         width = int(ranks.max(initial=0)) + 1
     places: Indices = codes * width + ranks
     return places
 
 
-def _distinct(numbers: Indices) -> tuple[Indices, Group]:
+def distinct_numbers(numbers: Indices) -> tuple[Indices, Group]:
     """Return the first place of each number of at least 0, in their order, and who is which."""
     order = _order(numbers)
     found = numbers[order]
@@ -266,85 +287,6 @@ def _order(numbers: Indices) -> Indices:
     return order
 
 
-def windows_at(
-    tiles: Tiles, keys: Sequence[pa.Array], times: pa.Array, plan: TilePlan
-) -> list[pa.Array]:
-    """Return the plan's columns for rows, as of each row's time.
-
-    A window of length `over` at time t holds the tiles that began at or after t - over and
-    ended at or before t, t being floored to the tile: nothing of the tile in progress.
-
-    Args:
-        tiles: As `merge_tiles` returns them; at least those of the rows' windows.
-        keys: The rows' values of the key columns, as `key_values` gives them; [rows] each.
-        times: The rows' times, int64 microseconds since 1970; a row without a time or key
-            has empty windows. [rows].
-        plan: The plan of the tiles.
-
-    Returns:
-        An array of [rows] for each column.
-    """
-    rows = len(times)
-    known = functools.reduce(pc.and_, [column.is_valid() for column in [*keys, times]])
-    known = known.to_numpy(zero_copy_only=False)
-    at = np.asarray(times.fill_null(0).to_numpy(zero_copy_only=False))
-    floors = at // plan.tile
-    both = [pa.concat_arrays(sides) for sides in zip(tiles.keys, keys, strict=True)]
-    codes = _codes(both, len(tiles.starts) + rows)
-    ends = tiles.starts // plan.tile
-    held = codes[: len(ends)]
-    if np.any(held[1:] < held[:-1]):
-        # Of several key columns, the rows' values may have changed the order of the tiles.
-        order = np.lexsort((ends, held))
-        tiles, held, ends = tiles.take(order), held[order], ends[order]
-    ticks = np.concatenate([ends, floors[known]])
-    first, last = (int(ticks.min()), int(ticks.max())) if len(ticks) else (0, 0)
-    low = first - plan.longest // plan.tile
-    width = last - low + 2
-    # One number for key and tile, so that one sorted array answers for all keys.
-    places = held * width + (ends - low)
-    # Rows without a time or key ask before all tiles, where nothing is.
-    wanted = np.where(known, codes[len(ends) :] * width + (floors - low), 0)
-    firsts, group = _distinct(wanted)
-    asked = wanted[firsts]
-    stops = np.searchsorted(places, asked)
-    # A key's numbers begin at code * width: no window reaches into another key's.
-    starts = {
-        over: np.searchsorted(places, asked - over // plan.tile)
-        for over in {column.over for column in plan.columns}
-    }
-    merged: dict[tuple[str, int], Part] = {}
-    return [
-        _column(column, plan, tiles, starts[column.over], stops, merged, group.of, at)
-        for column in plan.columns
-    ]
-
-
-def _column(
-    column: Column,
-    plan: TilePlan,
-    tiles: Tiles,
-    starts: Indices,
-    stops: Indices,
-    merged: dict[tuple[str, int], Part],
-    inverse: Indices,
-    at: Indices,
-) -> pa.Array:
-    """Return one column; parts that another one has merged already are not merged again."""
-    places = {partial.key: i for i, partial in enumerate(plan.partials)}
-    needed = []
-    for partial in column.windowed.partials:
-        key = (partial.key, column.over)
-        if key not in merged:
-            part = tiles.parts[places[partial.key]]
-            merged[key] = part.windows(starts, stops, partial.size)
-        needed.append(merged[key])
-    if any(p.kind is Extremes and p.size == TIMES_ARE_VALUES for p in column.windowed.partials):
-        return column.windowed.result([part.take(inverse) for part in needed], at)
-    # What does not depend on the rows' own times is finished once for all rows of a tile.
-    return column.windowed.result(needed, at[:0]).take(pa.array(inverse))
-
-
 # --- Tiles in a store -------------------------------------------------------------------
 
 
@@ -352,10 +294,16 @@ def entities(keys: Sequence[pa.Array], rows: int) -> list[bytes]:
     """Return the key of each row as bytes: a JSON array of its values."""
     if not keys:
         return [b"[]"] * rows
+    if rows <= _FEW:
+        return [_encode(row).encode() for row in zip(*_pylists(keys), strict=True)]
     _, first, of = np.unique(key_codes(keys), return_index=True, return_inverse=True)
-    values = zip(*[key.take(pa.array(first)).to_pylist() for key in keys], strict=True)
-    distinct = [json.dumps(row, separators=(",", ":")).encode() for row in values]
+    values = zip(*_pylists(key.take(pa.array(first)) for key in keys), strict=True)
+    distinct = [_encode(row).encode() for row in values]
     return [distinct[i] for i in of.reshape(-1).tolist()]
+
+
+def _pylists(keys: Iterable[pa.Array]) -> list[list[Any]]:
+    return [key.to_pylist() for key in keys]
 
 
 def pack_tiles(tiles: Tiles) -> list[bytes]:
@@ -363,6 +311,20 @@ def pack_tiles(tiles: Tiles) -> list[bytes]:
     cells = [part.to_cells() for part in tiles.parts]
     lengths = struct.Struct(f"<{len(cells)}I")
     return [lengths.pack(*map(len, row)) + b"".join(row) for row in zip(*cells, strict=True)]
+
+
+def unpack_parts(packed: Sequence[bytes], plan: TilePlan) -> tuple[Part, ...]:
+    """Return the parts of tiles that `pack_tiles` has packed."""
+    count, size = len(plan.partials), 4 * len(plan.partials)
+    heads = b"".join([one[:size] for one in packed])
+    lengths = np.frombuffer(heads, "<u4").reshape(len(packed), count)
+    ends = (np.cumsum(lengths, axis=1, dtype=np.int64) + size).T.tolist()
+    starts = [[size] * len(packed), *ends]
+    parts = []
+    for partial, first, last in zip(plan.partials, starts, ends, strict=False):
+        cells = [one[a:b] for one, a, b in zip(packed, first, last, strict=True)]
+        parts.append(partial.kind.from_cells(cells))
+    return tuple(parts)
 
 
 def unpack_tiles(
@@ -381,19 +343,12 @@ def unpack_tiles(
         plan: Their plan.
         types: The types of the key columns, as `key_values` gives them.
     """
-    head = struct.Struct(f"<{len(plan.partials)}I")
-    rows = []
-    for one in packed:
-        at, row = head.size, []
-        for length in head.unpack_from(one):
-            row.append(one[at : at + length])
-            at += length
-        rows.append(row)
-    columns: Any = zip(*rows, strict=True) if rows else [[] for _ in plan.partials]
-    parts = tuple(p.kind.from_cells(list(c)) for p, c in zip(plan.partials, columns, strict=True))
     keys = {entity: json.loads(entity) for entity in dict.fromkeys(found)}
     values = tuple(
         pa.array([keys[entity][i] for entity in found], types[name])
         for i, name in enumerate(plan.by)
     )
-    return Tiles(values, np.array(starts, np.int64), parts)
+    return Tiles(values, np.array(starts, np.int64), unpack_parts(packed, plan))
+
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode

@@ -24,8 +24,8 @@ from skewless.transforms.aggregate.tiles import (
     event_times,
     tile_events,
     times_of,
-    windows_at,
 )
+from skewless.transforms.aggregate.windows import windows_at
 from skewless.transforms.rows import ORIGIN, Rows, from_ipc, to_ipc
 from skewless.transforms.shuffle import concat, key_values, row_order
 
@@ -263,8 +263,10 @@ def typed_columns(
         events: The Arrow schema of the events.
     """
     named = [column for plan in plans for column in plan.columns]
+    of = {id(column.windowed): column.windowed for column in named}
+    types = {key: windowed.result_type(events) for key, windowed in of.items()}
     return {
-        column.name: as_type(values, column.windowed.result_type(events))
+        column.name: as_type(values, types[id(column.windowed)])
         for column, values in zip(named, columns, strict=True)
     }
 

@@ -163,6 +163,17 @@ def _with_password(parts: urllib.parse.SplitResult) -> urllib.parse.SplitResult:
     return parts._replace(netloc=f"{user}:{password}@{place}")
 
 
+def _impatience(timeout: float) -> dict[str, Any]:
+    """Return options by which nobody waits longer, or for a second time."""
+    from redis.backoff import NoBackoff
+    from redis.exceptions import ConnectionError as Lost
+    from redis.retry import Retry
+
+    # A server that has been started again has closed the connections: the first try may fail.
+    retry = Retry(NoBackoff(), 1, supported_errors=(Lost,))
+    return {"socket_connect_timeout": timeout, "socket_timeout": timeout, "retry": retry}
+
+
 class RedisStore:
     """An online store in a Redis of version 6.2 or newer, and not a cluster of them.
 
@@ -173,17 +184,19 @@ class RedisStore:
         url: `redis://host:port/db`, `rediss://` for TLS, `redis://:env:NAME@host:port/db` for a
             password that the environment variable NAME holds; with `?prefix=...` for another one
             than `skewless:`, and the client's own options, such as `&socket_timeout=1`.
+        timeout: For how many seconds to wait for the server, where that is not a writer's time.
 
     Raises:
         RecipeError: If the URL is wrong, or the client is not installed.
         RunError: If the server does not answer.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, timeout: float | None = None) -> None:
         self._address = _Address.of(url)
         self._errors = load_client().exceptions
+        patience = _PATIENCE if timeout is None else _impatience(timeout)
         try:
-            self._client = load_client().Redis.from_url(self._address.target, **_PATIENCE)
+            self._client = load_client().Redis.from_url(self._address.target, **patience)
             with self._said():
                 self._client.ping()
         except (TypeError, ValueError) as error:

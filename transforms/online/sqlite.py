@@ -96,16 +96,22 @@ class SqliteStore:
             connection.close()
 
     def _create(self) -> None:
+        with self._session("BEGIN") as connection:
+            if self._is_made(connection):
+                return  # without waiting for one who writes
         with self._session("BEGIN IMMEDIATE") as connection:
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if not version:
+            if not self._is_made(connection):
                 for statement in _SCHEMA:
                     connection.execute(statement)
-            elif version != _VERSION:
-                raise RunError(
-                    f"{self._path}: the file is of version {version}, expected {_VERSION}; give "
-                    "another path, or delete the file"
-                )
+
+    def _is_made(self, connection: sqlite3.Connection) -> bool:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version not in (0, _VERSION):
+            raise RunError(
+                f"{self._path}: the file is of version {version}, expected {_VERSION}; give "
+                "another path, or delete the file"
+            )
+        return bool(version)
 
     @contextlib.contextmanager
     def _session(self, begin: str) -> Iterator[sqlite3.Connection]:

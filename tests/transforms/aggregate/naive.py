@@ -25,9 +25,9 @@ from skewless.transforms.aggregate.tiles import (
     merge_tiles,
     tile_events,
     times_of,
-    windows_at,
 )
 from skewless.transforms.aggregate.together import add_columns
+from skewless.transforms.aggregate.windows import windows_at
 from skewless.transforms.expressions import field
 from skewless.transforms.rows import data_columns
 from skewless.transforms.shuffle import key_values

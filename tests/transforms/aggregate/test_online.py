@@ -25,7 +25,8 @@ from skewless.transforms.aggregate.online import (
     merge_events,
     put_tiles,
 )
-from skewless.transforms.aggregate.tiles import merge_tiles, tile_events, windows_at
+from skewless.transforms.aggregate.tiles import merge_tiles, tile_events
+from skewless.transforms.aggregate.windows import windows_at
 from skewless.transforms.online import OnlineStore, Wanted, open_store
 from skewless.transforms.shuffle import key_values
 from tests.servers.redis import Redis, redis

@@ -23,9 +23,9 @@ from skewless.transforms.aggregate.tiles import (
     pack_tiles,
     tile_events,
     times_of,
-    windows_at,
 )
 from skewless.transforms.aggregate.together import add_columns
+from skewless.transforms.aggregate.windows import windows_at
 from skewless.transforms.join import JoinAsOf
 from skewless.transforms.live.microbatches import LiveRows, MicroBatches, read_counts
 from skewless.transforms.live.released import Released
