@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 INPUTS := setup.py pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check integration bench docs constraints
+.PHONY: help demo test check integration bench soak docs constraints
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -34,10 +34,14 @@ bench: $(VENV)/.dev  ## Measure skewless beside its peers: 90 minutes; then AUC,
 	$(BIN)/python -m tests.benchmarks.sources
 	$(BIN)/python -m tests.benchmarks.aggregates --docs docs/streaming.md
 	$(BIN)/python -m tests.benchmarks.streaming
-	$(BIN)/python -m tests.benchmarks.soak
+	$(BIN)/python -m tests.benchmarks.serving --docs docs/serving.md
 	@run=$$(ls -dt runs/flights/*/ 2>/dev/null | head -n 1); \
 	if [ -n "$$run" ]; then $(BIN)/python tests/benchmarks/auc_flights.py "$$run"; \
+		$(BIN)/python -m tests.benchmarks.predicting "$$run"; \
 	else echo "bench: no run in runs/flights/ to compare the AUC of; first: make demo"; fi
+
+soak: $(VENV)/.dev  ## Stream for 20 minutes and see that memory stays flat
+	$(BIN)/python -m tests.benchmarks.soak
 
 docs: $(VENV)/.dev  ## Check the links and the Python code of README.md and docs/
 	$(BIN)/python -m pytest tests/test_docs.py

@@ -23,6 +23,7 @@ from skewless.pipeline.journey import STAGES, Journey, fingerprint, journey
 from skewless.pipeline.recipe import Recipe, load_recipe
 from skewless.pipeline.rereading import verify_rows
 from skewless.pipeline.streaming import Stream, stream
+from skewless.pipeline.verify_report import digest_compared, write_verify_report
 from skewless.pipeline.verifying import Comparison, verify_features
 from skewless.pipeline.verifying_stream import verify_stream
 from skewless.storage import AnyPath, files_below, path_of
@@ -74,12 +75,15 @@ def _verify(options: argparse.Namespace) -> int:
                 found = verify_stream(paths, recipe, execution, options.limit)
             show_comparisons(screen.console, found)
             return int(any(comparison.differing for comparison in found))
+        compared = digest_compared(paths)
         if not options.rows_only_from_run:
             with screen.working("reread"):
                 found.append(verify_rows(paths, recipe, execution))
         with screen.working("verify"):
             found += verify_features(paths, recipe.label_key, sizes, options.limit)
         show_comparisons(screen.console, found)
+        write_verify_report(paths, found, compared, options.limit)
+        screen.console.print(f"report: {paths.verify_report}", highlight=False, soft_wrap=True)
     return int(any(comparison.differing for comparison in found))
 
 

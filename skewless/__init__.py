@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from skewless.transforms.predict import Predict
     from skewless.transforms.rows import Rejected, Rows
     from skewless.transforms.sinks.bigquery import WriteBigQuery
+    from skewless.transforms.sinks.json_lines import WriteJsonLines
     from skewless.transforms.sinks.kafka import WriteKafka, WriteRejectedToKafka
     from skewless.transforms.sinks.parquet import WriteParquet
     from skewless.transforms.sinks.pubsub import WritePubSub, WriteRejectedToPubSub
@@ -125,6 +126,7 @@ _HOMES = {
     "transforms.predict": ("Predict",),
     "transforms.rows": ("Rejected", "Rows"),
     "transforms.sinks.bigquery": ("WriteBigQuery",),
+    "transforms.sinks.json_lines": ("WriteJsonLines",),
     "transforms.sinks.kafka": ("WriteKafka", "WriteRejectedToKafka"),
     "transforms.sinks.parquet": ("WriteParquet",),
     "transforms.sinks.pubsub": ("WritePubSub", "WriteRejectedToPubSub"),
@@ -192,6 +194,7 @@ __all__ = [
     "Where",
     "WideAndDeep",
     "WriteBigQuery",
+    "WriteJsonLines",
     "WriteKafka",
     "WriteParquet",
     "WritePubSub",

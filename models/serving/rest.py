@@ -206,7 +206,8 @@ class RestApp:
         return dumps({"model_version_status": [_status(one) for one in found]})
 
     async def _ask(self, route: _Route, headers: Headers, receive: Receive) -> bytes:
-        target = Target(route.version, route.label, self._deadline(headers))
+        trace = headers.get(b"traceparent", b"").decode("latin-1")
+        target = Target(route.version, route.label, self._deadline(headers), trace)
         body = await self._body(headers, receive)
         servable = self._model.servable(route.version, route.label)
         interface = self._interface(servable)

@@ -96,6 +96,7 @@ class Target(NamedTuple):
     version: int | None = None
     label: str | None = None
     deadline: Deadline = None
+    trace: str = ""
 
 
 ANY = Target()
@@ -176,7 +177,7 @@ def read_predict(
         arrays = {name: read_tensor(named[name], inputs[name].dtype, name) for name in inputs}
         count = max(len(array) if array.ndim else 1 for array in arrays.values())
     check_instances(count, limits)
-    return Request(arrays, rows, signature, *target[:2], "rest", "predict", target.deadline)
+    return Request(arrays, rows, signature, *target[:2], "rest", "predict", *target[2:])
 
 
 def is_columnar(document: Document) -> bool:
@@ -299,7 +300,7 @@ def read_examples(
         raise _invalid(f"examples is {shown(examples)}; expected a list of at least one")
     check_instances(len(examples), limits)
     rows = [_row_of_example(i, one, context, interface.lists) for i, one in enumerate(examples)]
-    return Request(None, rows, _ROWS, *target[:2], "rest", method, target.deadline)
+    return Request(None, rows, _ROWS, *target[:2], "rest", method, *target[2:])
 
 
 def _row_of_example(

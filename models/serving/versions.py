@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import gc
 import json
 import logging
 import pathlib
@@ -180,12 +181,16 @@ class Versions:
     def look(self) -> None:
         """Look at the folder once: load what is new, close what is no longer served."""
         with self._looking:
+            before = self._served
             self._read_labels()
             wanted = self._wanted()
             for version in sorted(set(self._served) - wanted):
                 loaded = self._served[version]
                 self._served = {v: s for v, s in self._served.items() if v != version}
                 self._close(version, loaded)
+                del loaded
+            if self._served is not before:
+                _settle()
 
     def _wanted(self) -> set[int]:
         """Load the newest versions that can be, and those of labels; return which."""
@@ -261,6 +266,17 @@ class Versions:
                 self.look()
             except Exception:
                 _log.exception("the versions could not be looked at; they stay as they are")
+
+
+def _settle() -> None:
+    """Let go of what a version left behind, and spare the collector what stays.
+
+    A collection looks at every object of TensorFlow, for a fifth of a second, in the middle of
+    requests.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 def read_labels(folder: pathlib.Path) -> dict[str, int]:
