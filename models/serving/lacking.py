@@ -145,6 +145,9 @@ class Lookup:
                 texts = [value or None for value in values.tolist()]
                 arrays.append(pa.array(texts, pa.binary()).cast(pa.string()))
         names = [feature.name for feature in self._enrich.keys.feature]
+        if not names:
+            # Aggregates of all events have no key, and a batch of no columns no rows.
+            arrays, names = [pa.nulls(keys.rows)], [""]
         return pa.RecordBatch.from_arrays(arrays, names=names)
 
 
