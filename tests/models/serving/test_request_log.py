@@ -174,6 +174,7 @@ def test_before_and_after_it_runs_a_log_drops_what_it_is_told(tmp_path):
 
 
 def test_a_request_that_cannot_be_logged_does_not_spoil_the_others(tmp_path, caplog):
+    caplog.set_level("WARNING", "skewless")
     request, answer = of_examples(rows(1))
     request.arrays["examples"][0] = b"no example"
     with logging(tmp_path) as log:
@@ -184,6 +185,7 @@ def test_a_request_that_cannot_be_logged_does_not_spoil_the_others(tmp_path, cap
 
 
 def test_a_directory_that_is_taken_away_costs_what_is_not_yet_written(tmp_path, caplog):
+    caplog.set_level("WARNING", "skewless")
     with logging(tmp_path / "log", seconds_per_file=0.05) as log:
         (tmp_path / "log").rmdir()
         tell(log, of_rows(rows(1)))
