@@ -6,7 +6,7 @@ import base64
 import binascii
 import datetime
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,12 +46,13 @@ class RowReader:
 
     Args:
         schema: The raw columns.
+        optional: Columns that may be left out even where the schema requires them.
     """
 
-    def __init__(self, schema: Schema) -> None:
-        self.layout = Layout.of(schema)
-        self._singles = [[_Column(f, self.layout) for f in kind] for kind in self.layout.singles]
-        self._lists = [_Column(f, self.layout) for f in self.layout.lists]
+    def __init__(self, schema: Schema, optional: Collection[str] = ()) -> None:
+        self.layout = layout = Layout.of(schema)
+        self._singles = [[_Column(f, layout, optional) for f in kind] for kind in layout.singles]
+        self._lists = [_Column(f, layout, optional) for f in layout.lists]
 
     def read(self, rows: Rows) -> Packed:
         """Return the rows, packed.
@@ -72,12 +73,12 @@ class RowReader:
 class _Column:
     """One column, and how its values are read."""
 
-    def __init__(self, feature: Feature, layout: Layout) -> None:
+    def __init__(self, feature: Feature, layout: Layout, optional: Collection[str]) -> None:
         self._name = feature.name
         self._other = layout.arguments[feature.name]
         self._type = feature.type
         self._missing = written_missing(feature)
-        self._required = is_required(feature)
+        self._required = is_required(feature) and feature.name not in optional
         self._expected = _expected(feature)
         self._read = _reader(feature)
 

@@ -18,7 +18,7 @@ from skewless.models.serving.enrich import Enrich, Enriched
 from skewless.models.serving.json_rows import RowReader
 from skewless.models.serving.packing import Layout, Packed, concat
 from skewless.models.serving.requests import Arrays, Code, ServingError
-from skewless.schema import arrow_type, find_feature, missing_int
+from skewless.schema import arrow_type, find_feature, is_required, missing_int
 
 __all__ = ["Lacking", "Lookup", "example_rows"]
 
@@ -48,6 +48,9 @@ class Lookup:
     Args:
         enrich: What reads.
         layout: How the model's columns are packed.
+
+    Attributes:
+        columns: The columns that a request may leave out.
     """
 
     def __init__(self, enrich: Enrich, layout: Layout) -> None:
@@ -59,18 +62,28 @@ class Lookup:
             plan: tuple({n for c in columns for n in (c, arguments[c])})
             for plan, columns in enrich.columns.items()
         }
+        required = {f.name for f in layout.schema.feature if is_required(f)}
+        self._required = {
+            plan: [(c, arguments[c]) for c in columns if c in required]
+            for plan, columns in enrich.columns.items()
+        }
+        self.columns = frozenset(c for columns in enrich.columns.values() for c in columns)
 
     def of_rows(self, rows: Rows) -> Lacking | None:
         """Return what raw rows lack; None if nothing.
 
         Raises:
-            ServingError: If a key is not of its column's type.
+            ServingError: If a key is not of its column's type, or a row brings only some of the
+                columns of an `Aggregate` that are required.
         """
         masks = {}
         for plan, names in self._names.items():
             mask = [not any(name in row for name in names) for row in rows]
             if any(mask):
                 masks[plan] = np.array(mask)
+            for i, (row, lacks) in enumerate(zip(rows, mask, strict=True)):
+                if not lacks:
+                    self._check_whole(plan, row, f"instance {i}")
         return Lacking(masks, self._keys.read(rows)) if masks else None
 
     def of_arrays(self, arrays: Arrays, rows: int) -> Lacking | None:
@@ -84,6 +97,8 @@ class Lookup:
             for plan, names in self._names.items()
             if not any(name in arrays for name in names)
         }
+        for plan in self._names.keys() - masks.keys():
+            self._check_whole(plan, arrays, "inputs")
         if not masks:
             return None
         keys = {}
@@ -99,6 +114,15 @@ class Lookup:
                     )
                 keys[feature.name] = given
         return Lacking(masks, self._keys.layout.pack(keys, rows))
+
+    def _check_whole(self, plan: str, row: Mapping[str, Any], where: str) -> None:
+        for name, other in self._required[plan]:
+            if row.get(name) is None and row.get(other) is None:
+                raise ServingError(
+                    Code.INVALID_ARGUMENT,
+                    f'{where}: "{name}" is missing, but other columns of Aggregate "{plan}" are '
+                    "there; send all of them, or none",
+                )
 
     @property
     def key_columns(self) -> frozenset[str]:

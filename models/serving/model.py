@@ -15,6 +15,7 @@ import tensorflow as tf
 from skewless.models.inputs import parse_failure
 from skewless.models.serving.batching import Batcher, Batching, Closed
 from skewless.models.serving.enrich import Enrich
+from skewless.models.serving.json_rows import RowReader
 from skewless.models.serving.lacking import Lacking, Lookup, example_rows
 from skewless.models.serving.observer import Observer
 from skewless.models.serving.packing import Packed, concat
@@ -53,6 +54,9 @@ class _Version:
     ) -> None:
         self.servable = Servable(str(path))
         self.lookup = None if enrich is None else Lookup(enrich, self.servable.layout)
+        self._reader = self.servable.reader
+        if self.lookup is not None:
+            self._reader = RowReader(self.servable.schema, self.lookup.columns)
         self.servable.version = self.servable.version or 1
         warm_up(self.servable)
         self._model = model
@@ -87,14 +91,16 @@ class _Version:
             return signature, _Asked(packed, (), packed.rows)
         columns = frozenset(self.servable.layout.arguments)
         keys = self.lookup.key_columns - columns
-        packed = self.servable.pack({n: a for n, a in arrays.items() if n not in keys})
+        packed = self.servable.pack(
+            {n: a for n, a in arrays.items() if n not in keys}, self.lookup.columns
+        )
         return signature, _Asked(
             packed, (), packed.rows, self.lookup.of_arrays(arrays, packed.rows)
         )
 
     def _rows(self, rows: Sequence[Mapping[str, Any]]) -> _Asked:
         lacking = None if self.lookup is None else self.lookup.of_rows(rows)
-        return _Asked(self.servable.reader.read(rows), (), len(rows), lacking)
+        return _Asked(self._reader.read(rows), (), len(rows), lacking)
 
     def _run(self, signature: str, asked: list[_Asked]) -> Sequence[Answer | Exception]:
         start = time.perf_counter()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -95,8 +95,12 @@ class Servable:
         """
         return self._examples(examples)
 
-    def pack(self, arrays: Arrays) -> Packed:
+    def pack(self, arrays: Arrays, optional: Collection[str] = ()) -> Packed:
         """Return columns by the names of their arguments as packed rows.
+
+        Args:
+            arrays: The columns.
+            optional: Columns that may be left out even where the schema requires them.
 
         Raises:
             ServingError: If one is not as its column is, or there is none.
@@ -120,10 +124,10 @@ class Servable:
             rows = len(array)
         if rows is None:
             raise _invalid("no inputs; expected at least one column, by its name")
-        self._check_required(columns)
+        self._check_required({*columns, *optional})
         return self.layout.pack(columns, rows)
 
-    def _check_required(self, columns: Mapping[str, Any]) -> None:
+    def _check_required(self, columns: Collection[str]) -> None:
         for feature in self.schema.feature:
             if feature.presence.min_fraction == 1 and feature.name not in columns:
                 raise _invalid(

@@ -33,7 +33,7 @@ INPUTS = make_schema(
     [
         make_feature("x", pa.float32(), required=False),
         *(make_feature(name, pa.float32(), required=False) for name in NEEDED[2:4]),
-        *(make_feature(n, pa.int64(), required=False) for n in (*NEEDED[:2], NEEDED[4])),
+        *(make_feature(n, pa.int64(), required=n == "all_events") for n in NEEDED if "ev" in n),
     ]
 )
 
@@ -72,7 +72,7 @@ def wanted(address, keys):
 
 def filled(lookup, layout, requests):
     """Return the columns of a batch of requests, after the store was asked."""
-    reader = RowReader(INPUTS)
+    reader = RowReader(INPUTS, lookup.columns)
     whole = concat([reader.read(rows) for rows in requests], layout)
     lookup.fill(whole, [lookup.of_rows(rows) for rows in requests], [len(r) for r in requests])
     return layout.unpack(whole)
@@ -100,18 +100,20 @@ def test_what_rows_lack_is_read_as_of_now(tmp_path, address):
 def test_what_a_row_brings_is_taken_as_it_is_sent(tmp_path, address):
     with contextlib.closing(enrichment(tmp_path, address)) as enrich:
         layout = Layout.of(INPUTS)
-        rows = [{"k": "a", "events_10s": 77}, {"k": "a", "all_events": None}]
+        rows = [{"k": "a", "events_10s": 77}, {"k": "a", "all_events": 5}]
         found = filled(Lookup(enrich, layout), layout, [rows])
         missing = np.iinfo(np.int64).min
         # One column of an Aggregate brought: the others of it are missing, as they were sent.
         assert found["events_10s"].tolist()[0] == 77
         assert found["events_30s"].tolist()[0] == missing
         assert found["all_events"].tolist()[0] > 0
-        assert found["all_events"].tolist()[1] == missing
+        assert found["all_events"].tolist()[1] == 5
         assert found["events_30s"].tolist()[1] > 0
         lookup = Lookup(enrich, layout)
         everything = [dict.fromkeys(NEEDED, 1)]
         assert lookup.of_rows(everything) is None
+        with pytest.raises(ServingError, match='instance 0: "all_events" is missing'):
+            lookup.of_rows([{"all_events": None}])
 
 
 def test_columns_and_examples_lack_the_same(tmp_path, address):
