@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import pathlib
 import re
 import sys
-import tempfile
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from skewless import __version__
 from skewless.errors import RecipeError, SkewlessError
 from skewless.launch.containers_command import add_containers, containers
+from skewless.launch.notices import native_notices_hidden
 from skewless.launch.predict_command import add_predict, check_rows
 from skewless.launch.push_command import add_push
 from skewless.launch.serve_command import add_serve, serve
@@ -179,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault("KERAS_BACKEND", "tensorflow")
         if options.command in _LIGHT:
             return _LIGHT[options.command](options)
-        with _native_notices_hidden():
+        with native_notices_hidden():
             from skewless.launch import commands
         code = commands.COMMANDS[options.command](options)
     except SkewlessError as error:
@@ -216,29 +215,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
             parser.error(f"unrecognized arguments: {word}")
     options.beam = flags
     return options
-
-
-@contextlib.contextmanager
-def _native_notices_hidden() -> Iterator[None]:
-    """Hide what C++ code writes to standard error, unless the block fails.
-
-    While it is loaded, TensorFlow writes a screenful about this machine's hardware, before
-    any setting of its log can take effect.
-    """
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as notices:
-        kept = os.dup(2)
-        os.dup2(notices.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            os.dup2(kept, 2)
-            notices.seek(0)
-            sys.stderr.write(notices.read().decode("utf-8", "replace"))
-            raise
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
 
 
 def _is_elsewhere(path: pathlib.Path) -> bool:

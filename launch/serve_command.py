@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from skewless.errors import RecipeError
+from skewless.launch.notices import native_notices_hidden
 
 if TYPE_CHECKING:
     from skewless.models.serving.observer import Observer
@@ -164,12 +165,13 @@ def _label(text: str) -> tuple[str, int]:
 def serve(options: argparse.Namespace) -> int:
     """Do `skewless serve`."""
     _need_extra()
-    from skewless.models.serving.batching import Batching
-    from skewless.models.serving.limits import Limits
-    from skewless.models.serving.metrics import Metrics
-    from skewless.models.serving.model import ServedModel
-    from skewless.models.serving.server import Listening, Server, read_token
-    from skewless.models.serving.versions import Watching
+    with native_notices_hidden():
+        from skewless.models.serving.batching import Batching
+        from skewless.models.serving.limits import Limits
+        from skewless.models.serving.metrics import Metrics
+        from skewless.models.serving.model import ServedModel
+        from skewless.models.serving.server import Listening, Server, read_token
+        from skewless.models.serving.versions import Watching
 
     logging.basicConfig(format="skewless: %(message)s", stream=sys.stderr)
     listening = Listening(

@@ -6,8 +6,8 @@ import concurrent.futures
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,11 +26,23 @@ from skewless.storage import AnyPath, local_copy
 from skewless.transforms.parse import parse_json_rows
 from skewless.transforms.rows import FILE, OFFSET
 
-__all__ = ["BATCH_SIZES", "Comparison", "Difference", "verify_features"]
+__all__ = [
+    "BATCH_SIZES",
+    "Arrays",
+    "Comparison",
+    "Difference",
+    "WrittenPart",
+    "compare",
+    "dense_bits",
+    "verify_features",
+    "written_parts",
+    "written_spec",
+]
 
 BATCH_SIZES: tuple[int | None, ...] = (1, 7, 1024, None)
 _SHOWN = 10
 _CHUNK_CALLS = 256
+_VALUES, _LENGTHS = "/values", "/row_lengths"
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 Transform = Callable[[Mapping[str, tf.Tensor]], Mapping[str, tf.Tensor]]
@@ -93,23 +105,56 @@ def verify_features(
         schema_file = model / "assets.extra" / "schema.pbtxt"
         schema = parse_schema(schema_file.read_text(), str(schema_file))
         transform = _load_transform(str(model), schema)
-    with local_copy(paths.transform_graph) as graph:
-        spec = tft.TFTransformOutput(str(graph)).transformed_feature_spec()
-    spec.pop(label, None)
+    spec = written_spec(paths, label)
     found = [Comparison(_way(size), features=len(spec)) for size in batch_sizes]
     as_json = Comparison("SavedModel, rows as JSON", features=len(spec))
+    for part in written_parts(paths, spec, limit):
+        raw, rows = raw_arrays(part.batch, schema), part.batch.num_rows
+        for size, comparison in zip(batch_sizes, found, strict=True):
+            compare(comparison, part, _call_in_batches(transform, raw, rows, size))
+        raw = raw_arrays(_through_json(part.batch, schema), schema)
+        compare(as_json, part, _call_in_batches(transform, raw, rows, None))
+    return [*found, as_json]
+
+
+class WrittenPart(NamedTuple):
+    """A part of a run's rows, and what was written of them.
+
+    Attributes:
+        batch: The rows.
+        features: The features, as the `transform` signature names them.
+    """
+
+    batch: pa.RecordBatch
+    features: Arrays
+
+
+def written_spec(paths: RunPaths, label: str) -> dict[str, Any]:
+    """Return the spec of the written features, without the label."""
+    with local_copy(paths.transform_graph) as graph:
+        spec: dict[str, Any] = tft.TFTransformOutput(str(graph)).transformed_feature_spec()
+    spec.pop(label, None)
+    return spec
+
+
+def written_parts(
+    paths: RunPaths, spec: Mapping[str, Any], limit: int | None = None
+) -> Iterator[WrittenPart]:
+    """Yield the parts of a run, split by split.
+
+    Args:
+        paths: The run.
+        spec: The features wanted, see `written_spec`.
+        limit: No more than this many rows of each part.
+
+    Raises:
+        RunError: If rows and examples do not have the same parts and numbers of rows.
+    """
     for split in SPLITS:
         parts = _same_parts(paths.row_parts(split), paths.example_parts(split))
         for rows_part, examples_part in parts:
             batch = _read_part(rows_part, limit)
-            written = _read_examples(examples_part, spec, batch.num_rows)
-            raw, rows = raw_arrays(batch, schema), batch.num_rows
-            for size, comparison in zip(batch_sizes, found, strict=True):
-                served = _call_in_batches(transform, raw, rows, size)
-                _compare(comparison, batch, spec, written, served)
-            raw = raw_arrays(_through_json(batch, schema), schema)
-            _compare(as_json, batch, spec, written, _call_in_batches(transform, raw, rows, None))
-    return [*found, as_json]
+            yield WrittenPart(batch, _read_examples(examples_part, spec, batch.num_rows))
 
 
 def _way(size: int | None) -> str:
@@ -206,19 +251,21 @@ def _call_chunk(transform: Transform, raw: Arrays, step: int, starts: list[int])
     return {name: tf.concat([r[name] for r in results], 0).numpy() for name in results[0]}
 
 
-def _compare(
-    comparison: Comparison,
-    batch: pa.RecordBatch,
-    spec: Mapping[str, Any],
-    written: Arrays,
-    served: Arrays,
-) -> None:
+def compare(comparison: Comparison, part: WrittenPart, served: Arrays) -> None:
+    """Compare a part's features with served ones, bit by bit.
+
+    Args:
+        comparison: What is added to.
+        part: The part.
+        served: Arrays by the names of the part's features.
+    """
+    batch, written = part
     comparison.rows += batch.num_rows
-    for name in sorted(spec):
-        if f"{name}/values" in written:
-            bits = _ragged_bits(name, written, served, batch.num_rows)
+    for name in sorted({name.removesuffix(_VALUES).removesuffix(_LENGTHS) for name in written}):
+        if name in written:
+            bits = dense_bits(written[name], served[name])
         else:
-            bits = _dense_bits(written[name], served[name])
+            bits = _ragged_bits(name, written, served, batch.num_rows)
         at = np.flatnonzero(bits)
         comparison.differing += len(at)
         comparison.bits += int(bits.sum())
@@ -234,7 +281,7 @@ def _compare(
             )
 
 
-def _dense_bits(written: npt.NDArray[Any], served: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+def dense_bits(written: npt.NDArray[Any], served: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """Return how many bits differ in each row."""
     if written.dtype == object:
         unequal = (written != served).reshape(len(written), -1)
@@ -250,7 +297,7 @@ def _dense_bits(written: npt.NDArray[Any], served: npt.NDArray[Any]) -> npt.NDAr
 def _ragged_bits(name: str, written: Arrays, served: Arrays, rows: int) -> npt.NDArray[np.int64]:
     values, lengths = f"{name}/values", f"{name}/row_lengths"
     if np.array_equal(written[lengths], served[lengths]):
-        bits = _dense_bits(written[values].reshape(-1, 1), served[values].reshape(-1, 1))
+        bits = dense_bits(written[values].reshape(-1, 1), served[values].reshape(-1, 1))
         row_of = np.repeat(np.arange(rows), written[lengths])
         return np.bincount(row_of, weights=bits, minlength=rows).astype(np.int64)
     shown = [(_show(name, written, r), _show(name, served, r)) for r in range(rows)]
