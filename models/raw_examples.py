@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import tensorflow as tf
 
 from skewless.arrays import raw_arrays
@@ -15,12 +17,13 @@ from skewless.schema import Schema
 __all__ = ["raw_examples"]
 
 
-def raw_examples(batch: pa.RecordBatch, schema: Schema) -> list[bytes]:
+def raw_examples(batch: pa.RecordBatch, schema: Schema, nulls: Collection[str] = ()) -> list[bytes]:
     """Return each row as an Example with the columns of `schema`; what is null is left out.
 
     Args:
         batch: Rows with at least the schema's columns.
         schema: The raw columns wanted.
+        nulls: The columns of which what is null is written too, as a feature of no values.
 
     Raises:
         RecipeError: If the batch lacks a column.
@@ -30,14 +33,31 @@ def raw_examples(batch: pa.RecordBatch, schema: Schema) -> list[bytes]:
     >>> raw_examples(pa.RecordBatch.from_pydict({"a": pa.array([None], pa.int64())}), schema)
     [b'']
     """
-    return [_example(batch.slice(row, 1), schema) for row in range(batch.num_rows)]
+    arrays = raw_arrays(batch, schema)
+    values = [_row_values(batch.column(name), array) for name, array in arrays.items()]
+    written = [name in nulls for name in arrays]
+    return [_example(arrays, row, written) for row in zip(*values, strict=True)]
 
 
-def _example(row: pa.RecordBatch, schema: Schema) -> bytes:
+def _row_values(column: pa.Array, array: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any] | None]:
+    """Yield the values of each row, None for null."""
+    valid = column.is_valid().to_numpy(zero_copy_only=False)
+    if array.ndim == 1:
+        lengths = np.ones(len(array), np.int64)
+    else:
+        lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+    for row, (there, length) in enumerate(zip(valid.tolist(), lengths.tolist(), strict=True)):
+        yield array[row : row + 1].ravel()[:length] if there else None
+
+
+def _example(names: Any, row: tuple[npt.NDArray[Any] | None, ...], nulls: list[bool]) -> bytes:
     example = tf.train.Example()
-    for name, values in raw_arrays(row, schema).items():
-        if row.column(name).null_count == 0:
-            _write(example.features.feature[name], values.ravel())
+    features = example.features.feature
+    for name, values, written in zip(names, row, nulls, strict=True):
+        if values is not None:
+            _write(features[name], values)
+        elif written:
+            features[name].SetInParent()
     serialized: bytes = example.SerializeToString(deterministic=True)
     return serialized
 

@@ -42,7 +42,6 @@ __all__ = [
 BATCH_SIZES: tuple[int | None, ...] = (1, 7, 1024, None)
 _SHOWN = 10
 _CHUNK_CALLS = 256
-_VALUES, _LENGTHS = "/values", "/row_lengths"
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 Transform = Callable[[Mapping[str, tf.Tensor]], Mapping[str, tf.Tensor]]
@@ -122,10 +121,12 @@ class WrittenPart(NamedTuple):
 
     Attributes:
         batch: The rows.
+        names: The names of the features, sorted.
         features: The features, as the `transform` signature names them.
     """
 
     batch: pa.RecordBatch
+    names: tuple[str, ...]
     features: Arrays
 
 
@@ -154,7 +155,8 @@ def written_parts(
         parts = _same_parts(paths.row_parts(split), paths.example_parts(split))
         for rows_part, examples_part in parts:
             batch = _read_part(rows_part, limit)
-            yield WrittenPart(batch, _read_examples(examples_part, spec, batch.num_rows))
+            features = _read_examples(examples_part, spec, batch.num_rows)
+            yield WrittenPart(batch, tuple(sorted(spec)), features)
 
 
 def _way(size: int | None) -> str:
@@ -259,9 +261,9 @@ def compare(comparison: Comparison, part: WrittenPart, served: Arrays) -> None:
         part: The part.
         served: Arrays by the names of the part's features.
     """
-    batch, written = part
+    batch, written = part.batch, part.features
     comparison.rows += batch.num_rows
-    for name in sorted({name.removesuffix(_VALUES).removesuffix(_LENGTHS) for name in written}):
+    for name in part.names:
         if name in written:
             bits = dense_bits(written[name], served[name])
         else:

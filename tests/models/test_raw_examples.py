@@ -53,3 +53,11 @@ def test_numbers_keep_every_bit():
 def test_a_missing_column_is_named():
     with pytest.raises(RecipeError, match='no column "x"'):
         raw_examples(pa.RecordBatch.from_pydict({"y": [1.0]}), SCHEMA)
+
+
+def test_what_is_null_is_written_where_asked():
+    rows = batch(x=[1.0], o=[None], n=[None], at=[None], word=[None], tags=[None])
+    (example,) = map(tf.train.Example.FromString, raw_examples(rows, SCHEMA, nulls=["o", "tags"]))
+    values = dict(example.features.feature.items())
+    assert sorted(values) == ["o", "tags", "x"]
+    assert values["o"].WhichOneof("kind") is None
