@@ -33,7 +33,6 @@ __all__ = [
     "Difference",
     "WrittenPart",
     "compare",
-    "dense_bits",
     "verify_features",
     "written_parts",
     "written_spec",
@@ -265,7 +264,7 @@ def compare(comparison: Comparison, part: WrittenPart, served: Arrays) -> None:
     comparison.rows += batch.num_rows
     for name in part.names:
         if name in written:
-            bits = dense_bits(written[name], served[name])
+            bits = _dense_bits(written[name], served[name])
         else:
             bits = _ragged_bits(name, written, served, batch.num_rows)
         at = np.flatnonzero(bits)
@@ -283,7 +282,7 @@ def compare(comparison: Comparison, part: WrittenPart, served: Arrays) -> None:
             )
 
 
-def dense_bits(written: npt.NDArray[Any], served: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+def _dense_bits(written: npt.NDArray[Any], served: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """Return how many bits differ in each row."""
     if written.dtype == object:
         unequal = (written != served).reshape(len(written), -1)
@@ -299,7 +298,7 @@ def dense_bits(written: npt.NDArray[Any], served: npt.NDArray[Any]) -> npt.NDArr
 def _ragged_bits(name: str, written: Arrays, served: Arrays, rows: int) -> npt.NDArray[np.int64]:
     values, lengths = f"{name}/values", f"{name}/row_lengths"
     if np.array_equal(written[lengths], served[lengths]):
-        bits = dense_bits(written[values].reshape(-1, 1), served[values].reshape(-1, 1))
+        bits = _dense_bits(written[values].reshape(-1, 1), served[values].reshape(-1, 1))
         row_of = np.repeat(np.arange(rows), written[lengths])
         return np.bincount(row_of, weights=bits, minlength=rows).astype(np.int64)
     shown = [(_show(name, written, r), _show(name, served, r)) for r in range(rows)]
