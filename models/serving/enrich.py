@@ -48,3 +48,6 @@ class Enrich(Protocol):
             ServingError: If the store does not answer, and the recipe does not take empty
                 aggregates instead.
         """
+
+    def close(self) -> None:
+        """Close the connections to the store."""

@@ -155,6 +155,10 @@ class Lookup:
                 self._layout.put(whole, name, values, mask)
         return found
 
+    def close(self) -> None:
+        """Close what reads."""
+        self._enrich.close()
+
     def _key_batch(self, keys: Packed) -> pa.RecordBatch:
         columns = self._keys.layout.unpack(keys)
         arrays = []

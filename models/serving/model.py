@@ -68,6 +68,8 @@ class _Version:
     def close(self) -> None:
         for batcher in self.batchers.values():
             batcher.close()
+        if self.lookup is not None:
+            self.lookup.close()
 
     def ask(self, request: Request) -> tuple[str, _Asked]:
         """Return the signature that a request asks, and with what.

@@ -10,6 +10,7 @@ import pytest
 from skewless.models.serving.model import ServedModel
 from skewless.models.serving.requests import ROW_SIGNATURES, Code, Request, ServingError
 from skewless.models.serving.versions import Watching
+from skewless.schema import make_schema
 from tests.models.serving.asked import ROWS, serialized
 
 
@@ -199,9 +200,25 @@ class Watcher:
         raise AssertionError("there is no store")
 
 
+class NoAggregates:
+    """What reads from a store for a model that needs nothing of it."""
+
+    def __init__(self):
+        self.columns = {}
+        self.keys = make_schema([])
+        self.closed = False
+
+    def __call__(self, keys, wanted):
+        raise AssertionError("nothing is lacking")
+
+    def close(self):
+        self.closed = True
+
+
 def test_observers_are_told(model_dir):
     watcher = Watcher()
-    model = ServedModel(model_dir, name="other", observers=[watcher])
+    store = NoAggregates()
+    model = ServedModel(model_dir, name="other", observers=[watcher], enrich=lambda _: store)
     model.start()
     assert model.name == "other"
     assert watcher.told == [{1: "LOADING"}, {1: "AVAILABLE"}]
@@ -213,5 +230,7 @@ def test_observers_are_told(model_dir):
         (None, 3, True),
         (Code.INVALID_ARGUMENT, None, True),
     ]
+    assert not store.closed
     model.close()
     assert watcher.told[-1] == {1: "END"}
+    assert store.closed
