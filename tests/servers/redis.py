@@ -30,9 +30,7 @@ class Redis(NamedTuple):
 
 
 @contextlib.contextmanager
-def redis(
-    folder: pathlib.Path, durable: bool = False, port: int | None = None
-) -> Iterator[Redis]:
+def redis(folder: pathlib.Path, durable: bool = False, port: int | None = None) -> Iterator[Redis]:
     """Run a server, for the block.
 
     Args:
