@@ -17,6 +17,7 @@ from skewless.launch.notices import native_notices_hidden
 from skewless.launch.predict_command import add_predict, check_rows
 from skewless.launch.push_command import add_push
 from skewless.launch.serve_command import add_serve, serve
+from skewless.launch.verify_command import add_verify, check_verify
 
 __all__ = ["main", "make_parser"]
 
@@ -45,23 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
     for name, text in _STAGES.items():
         _add_stage(commands.add_parser(name, help=text, description=text))
     add_predict(commands)
-    verify = commands.add_parser("verify", help="prove that no feature differs in any bit")
-    verify.add_argument("run", type=pathlib.Path, help="a run, or a folder of runs: the newest")
-    verify.add_argument(
-        "--batch-sizes",
-        default="1,7,1024,all",
-        metavar="LIST",
-        help="rows in one call of the SavedModel (default: %(default)s)",
-    )
-    verify.add_argument("--limit", type=_rows, metavar="N", help="compare N rows of each part")
-    verify.add_argument(
-        "--rows-only-from-run", action="store_true", help="do not read the source again"
-    )
-    verify.add_argument(
-        "--stream",
-        action="store_true",
-        help="stream the events in several ways instead, and compare rows, features and tiles",
-    )
+    add_verify(commands)
     replay = commands.add_parser("replay", help="run again with repaired rows in place")
     replay.add_argument("run", type=pathlib.Path, help="the run that rejected them")
     replay.add_argument(
@@ -158,12 +143,6 @@ def _add_stage(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _rows(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of rows; expected 1 or more")
-    return int(text)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -236,3 +215,5 @@ def _check_paths(options: argparse.Namespace) -> None:
         raise RecipeError(f'--run-id "{run_id}": expected letters, digits, "-", "_" and "." only')
     if options.command == "predict":
         check_rows(options)
+    if options.command == "verify":
+        check_verify(options)

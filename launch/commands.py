@@ -15,6 +15,7 @@ from skewless.launch.display import Screen
 from skewless.launch.predict_command import predict
 from skewless.launch.push_command import label, push_run
 from skewless.launch.summary import show_comparisons, show_ledger, show_result
+from skewless.launch.verify_command import running_server
 from skewless.pipeline.artifacts import RunPaths, digest_of, latest_run, read_manifest
 from skewless.pipeline.backfilling import backfill
 from skewless.pipeline.batch import read_rejected
@@ -25,6 +26,7 @@ from skewless.pipeline.rereading import verify_rows
 from skewless.pipeline.streaming import Stream, stream
 from skewless.pipeline.verify_report import digest_compared, write_verify_report
 from skewless.pipeline.verifying import Comparison, verify_features
+from skewless.pipeline.verifying_server import verify_server
 from skewless.pipeline.verifying_stream import verify_stream
 from skewless.storage import AnyPath, files_below, path_of
 from skewless.transforms.rows import Rejected
@@ -68,7 +70,9 @@ def _verify(options: argparse.Namespace) -> int:
     paths = RunPaths(latest_run(path_of(options.run)))
     recipe = _recipe_of(paths)
     sizes = [_batch_size(text) for text in options.batch_sizes.split(",")]
+    server = running_server(options)
     found: list[Comparison] = []
+    served: list[Comparison] = []
     with Screen() as screen:
         if options.stream:
             with screen.working("stream"):
@@ -76,11 +80,16 @@ def _verify(options: argparse.Namespace) -> int:
             show_comparisons(screen.console, found)
             return int(any(comparison.differing for comparison in found))
         compared = digest_compared(paths)
+        if server is not None:
+            # First, since it may not be there.
+            with screen.working("server"):
+                served = verify_server(paths, recipe.label_key, server, limit=options.limit)
         if not options.rows_only_from_run:
             with screen.working("reread"):
                 found.append(verify_rows(paths, recipe, execution))
         with screen.working("verify"):
             found += verify_features(paths, recipe.label_key, sizes, options.limit)
+        found += served
         show_comparisons(screen.console, found)
         write_verify_report(paths, found, compared, options.limit)
         screen.console.print(f"report: {paths.verify_report}", highlight=False, soft_wrap=True)

@@ -17,10 +17,10 @@ from tensorflow_serving.apis import (
 )
 
 from skewless.errors import RunError
+from skewless.pipeline.json_answers import Arrays
 from skewless.pipeline.server_clients import (
     TIMEOUT,
     TRIES,
-    Arrays,
     Client,
     Rows,
     RunningServer,

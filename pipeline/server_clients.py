@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote, urlsplit
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
 from skewless.errors import RecipeError, RunError
+from skewless.pipeline.json_answers import Arrays, UnlikeError, read_answer, read_rows
 
 __all__ = [
     "TIMEOUT",
     "TRIES",
-    "Arrays",
     "Client",
     "Rows",
     "RunningServer",
@@ -31,12 +26,9 @@ __all__ = [
     "not_served",
 ]
 
-Arrays = Mapping[str, npt.NDArray[Any]]
-
 # A server that is busy is asked again so often, and given so many seconds to answer.
 TRIES = 10
 TIMEOUT = 60.0
-_VALUES, _LENGTHS = "/values", "/row_lengths"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +134,7 @@ class _RestClient:
             total=TRIES,
             connect=0,
             read=1,
+            other=0,
             backoff_factor=0.5,
             status_forcelist=[503],
             allowed_methods=None,
@@ -152,8 +145,8 @@ class _RestClient:
             self._session.mount(scheme, adapter)
         if server.token is not None:
             self._session.headers["Authorization"] = f"Bearer {server.token}"
-        if server.certificate_authority is not None:
-            self._session.verify = str(server.certificate_authority)
+        authority = server.certificate_authority
+        self._verify = True if authority is None else str(authority)
 
     def greet(self) -> None:
         self._ask("GET", self._url)
@@ -165,21 +158,13 @@ class _RestClient:
         return self._rows("predict_rows", rows, at)
 
     def gather(self, answers: Sequence[Any], like: Arrays) -> Arrays:
-        rows = [row for answer in answers for row in answer]
-        names = sorted({_base(name, like) for name in like})
-        arrays: dict[str, npt.NDArray[Any]] = {}
-        for name in names:
-            try:
-                # Where there is one output, it stands alone.
-                values = rows if len(names) == 1 else [row[name] for row in rows]
-                arrays.update(_read_output(name, values, like))
-            except (KeyError, TypeError, ValueError) as error:
-                raise RunError(
-                    f"server {self._server.url}: its answers for version "
-                    f'{self._target.version} have no "{name}" of the model\'s type '
-                    f"({type(error).__name__}: {str(error)[:100]})"
-                ) from None
-        return arrays
+        try:
+            return read_rows([row for answer in answers for row in answer], like)
+        except UnlikeError as error:
+            raise self._unlike(error) from None
+
+    def _unlike(self, error: UnlikeError) -> RunError:
+        return RunError(f"server {self._server.url}: version {self._target.version} {error}")
 
     def close(self) -> None:
         self._session.close()
@@ -187,11 +172,23 @@ class _RestClient:
     def _rows(self, signature: str, rows: Rows, at: slice) -> Any:
         head = b'{"signature_name":"%s","instances":[' % signature.encode()
         body = head + b",".join(rows.lines[at]) + b"]}"
-        return self._ask("POST", f"{self._url}:predict", body)["predictions"]
-
-    def _ask(self, method: str, url: str, body: bytes | None = None) -> Any:
+        answer = self._ask("POST", f"{self._url}:predict", body)
         try:
-            answer = self._session.request(method, url, data=body, timeout=TIMEOUT)
+            return read_answer(answer)
+        except UnlikeError as error:
+            raise self._unlike(error) from None
+
+    def _ask(self, method: str, url: str, body: bytes | None = None) -> bytes:
+        try:
+            # `verify` of a session would come after the environment's certificates.
+            answer = self._session.request(
+                method, url, data=body, timeout=TIMEOUT, verify=self._verify
+            )
+        except requests.exceptions.SSLError:
+            raise RunError(
+                f"server {self._server.url}: its certificate is not trusted here, or it speaks "
+                "no TLS; give --certificate-authority FILE, or http://"
+            ) from None
         except requests.RequestException as error:
             raise RunError(
                 f"server {self._server.url}: it does not answer over REST "
@@ -199,14 +196,8 @@ class _RestClient:
             ) from None
         if answer.status_code != 200:
             raise RunError(f"server {self._server.url}: {_refusal(answer, self._target)}")
-        try:
-            # Numbers stay text: only their own type may round them.
-            return json.loads(answer.content, parse_float=str)
-        except ValueError:
-            raise RunError(
-                f"server {self._server.url}: what it answers is not JSON; expected a server of "
-                "models, started with `skewless serve`"
-            ) from None
+        content: bytes = answer.content
+        return content
 
 
 def make_rest_client(server: RunningServer, target: Target, connections: int) -> Client:
@@ -242,46 +233,3 @@ def not_served(target: Target, said: str) -> str:
         f'it does not serve version {target.version} of model "{target.model}": '
         f"{' '.join(said.split())[:300]}"
     )
-
-
-def _base(name: str, like: Arrays) -> str:
-    """Return the name of the feature that an array holds all or a half of."""
-    for one, other in ((_VALUES, _LENGTHS), (_LENGTHS, _VALUES)):
-        base = name.removesuffix(one)
-        if base != name and base + other in like:
-            return base
-    return name
-
-
-def _read_output(name: str, values: list[Any], like: Arrays) -> dict[str, npt.NDArray[Any]]:
-    """Return an output as arrays, of the types that they have in `like`."""
-    if name in like:
-        return {name: _read_values(values, like[name])}
-    lengths = np.array([len(one) for one in values], np.int64)
-    flat = [value for one in values for value in one]
-    return {
-        name + _VALUES: _read_values(flat, like[name + _VALUES]),
-        name + _LENGTHS: lengths,
-    }
-
-
-def _read_values(values: list[Any], like: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    array: npt.NDArray[Any]
-    if like.dtype == object:
-        return np.array(_read_bytes(values), object)
-    if like.dtype.kind != "f":
-        return np.array(values, like.dtype)
-    texts = np.array(values, str)
-    # Rounded once, from decimals to the very type; NumPy and Python make float64 of them first.
-    numbers = pa.array(texts.ravel()).cast(pa.from_numpy_dtype(like.dtype))
-    array = numbers.to_numpy(zero_copy_only=False).reshape(texts.shape)
-    if array.shape == like.shape and np.isnan(array).any():
-        # In JSON, one NaN is as any other.
-        array = np.where(np.isnan(array) & np.isnan(like), like, array)
-    return array
-
-
-def _read_bytes(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_read_bytes(one) for one in value]
-    return base64.b64decode(value["b64"]) if isinstance(value, dict) else value.encode()

@@ -19,9 +19,9 @@ from skewless.errors import RecipeError, RunError
 from skewless.models.predict import Predictor
 from skewless.models.raw_examples import raw_examples
 from skewless.pipeline.artifacts import RunPaths
+from skewless.pipeline.json_answers import Arrays
 from skewless.pipeline.json_rows import json_rows
 from skewless.pipeline.server_clients import (
-    Arrays,
     Client,
     Rows,
     RunningServer,
