@@ -25,7 +25,8 @@ from skewless.pipeline.recipe import Recipe, load_recipe
 from skewless.pipeline.rereading import verify_rows
 from skewless.pipeline.streaming import Stream, stream
 from skewless.pipeline.verify_report import digest_compared, write_verify_report
-from skewless.pipeline.verifying import Comparison, verify_features
+from skewless.pipeline.verifying import Comparison, verify_elsewhere, verify_features
+from skewless.pipeline.verifying_elsewhere import BATCH_ROWS
 from skewless.pipeline.verifying_server import verify_server
 from skewless.pipeline.verifying_stream import verify_stream
 from skewless.storage import AnyPath, files_below, path_of
@@ -89,6 +90,9 @@ def _verify(options: argparse.Namespace) -> int:
                 found.append(verify_rows(paths, recipe, execution))
         with screen.working("verify"):
             found += verify_features(paths, recipe.label_key, sizes, options.limit)
+        if BATCH_ROWS in sizes:
+            with screen.working("older CPU"):
+                found.append(verify_elsewhere(paths, recipe.label_key, options.limit))
         found += served
         show_comparisons(screen.console, found)
         write_verify_report(paths, found, compared, options.limit)

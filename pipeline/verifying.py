@@ -19,9 +19,11 @@ import tensorflow_transform as tft
 from skewless import progress
 from skewless.arrays import argument_names, raw_arrays
 from skewless.errors import RunError
+from skewless.models.predict import read_input_schema
 from skewless.pipeline.artifacts import SPLITS, RunPaths
 from skewless.pipeline.json_rows import json_rows
-from skewless.schema import Schema, parse_schema
+from skewless.pipeline.verifying_elsewhere import elsewhere
+from skewless.schema import Schema
 from skewless.storage import AnyPath, local_copy
 from skewless.transforms.parse import parse_json_rows
 from skewless.transforms.rows import FILE, OFFSET
@@ -33,6 +35,7 @@ __all__ = [
     "Difference",
     "WrittenPart",
     "compare",
+    "verify_elsewhere",
     "verify_features",
     "written_parts",
     "written_spec",
@@ -100,8 +103,7 @@ def verify_features(
         RunError: If rows and examples do not have the same parts and numbers of rows.
     """
     with local_copy(paths.newest_model()) as model:
-        schema_file = model / "assets.extra" / "schema.pbtxt"
-        schema = parse_schema(schema_file.read_text(), str(schema_file))
+        schema = read_input_schema(str(model))
         transform = _load_transform(str(model), schema)
     spec = written_spec(paths, label)
     found = [Comparison(_way(size), features=len(spec)) for size in batch_sizes]
@@ -113,6 +115,32 @@ def verify_features(
         raw = raw_arrays(_through_json(part.batch, schema), schema)
         compare(as_json, part, _call_in_batches(transform, raw, rows, None))
     return [*found, as_json]
+
+
+def verify_elsewhere(paths: RunPaths, label: str, limit: int | None = None) -> Comparison:
+    """Compare the features with those of a process that computes as on an older CPU.
+
+    See `verifying_elsewhere` for what it changes, and what not.
+
+    Args:
+        paths: A run with an exported model.
+        label: The label's name.
+        limit: Compare no more than this many rows of each part.
+
+    Raises:
+        RunError: If the process fails, or the run's parts do not fit each other.
+    """
+    spec = written_spec(paths, label)
+    comparison = Comparison("SavedModel, oneDNN off", features=len(spec))
+    with local_copy(paths.newest_model()) as model, elsewhere(str(model)) as process:
+        schema = read_input_schema(str(model))
+        arguments = argument_names(schema)
+        for part in written_parts(paths, spec, limit):
+            raw = raw_arrays(part.batch, schema)
+            served = process.transform({arguments[name]: raw[name] for name in raw})
+            compare(comparison, part, served)
+            progress.add("rows_compared", part.batch.num_rows)
+    return comparison
 
 
 class WrittenPart(NamedTuple):

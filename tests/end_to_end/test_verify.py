@@ -23,6 +23,7 @@ def test_verify_reads_the_source_again_and_finds_nothing(
     assert main(["verify", str(result.paths.root), "--limit", "300"]) == 0
     shown = capsys.readouterr().err
     assert "source, read again" in shown
+    assert "SavedModel, oneDNN off" in shown
     assert "no bit differs" in shown
 
 
