@@ -20,7 +20,7 @@ import tensorflow as tf
 from tensorflow_serving.apis.predict_pb2 import PredictRequest
 
 from skewless.arrays import argument_names, raw_arrays
-from skewless.models.predict import Predictor
+from skewless.models.predict import Predictor, read_input_schema
 from skewless.pipeline.backfilling import backfill
 from skewless.pipeline.execution import Execution
 from skewless.pipeline.json_rows import json_rows
@@ -84,7 +84,7 @@ def _joined(batch: pa.RecordBatch, read: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _rest(model: pathlib.Path, batch: pa.RecordBatch, without: set[str]) -> list[bytes]:
-    schema = Predictor(str(model)).schema
+    schema = read_input_schema(str(model))
     wanted = make_schema([f for f in schema.feature if f.name not in without])
     planes = batch.column("tailnum").to_pylist()
     rows = map(json.loads, json_rows(batch, wanted))
@@ -95,7 +95,7 @@ def _rest(model: pathlib.Path, batch: pa.RecordBatch, without: set[str]) -> list
 
 
 def _grpc(model: pathlib.Path, batch: pa.RecordBatch, read: pa.RecordBatch) -> list[bytes]:
-    schema = Predictor(str(model)).schema
+    schema = read_input_schema(str(model))
     whole = Model(str(model))
     examples = [whole.example(json.loads(r)) for r in json_rows(_joined(batch, read), schema)]
     without = make_schema([f for f in schema.feature if f.name not in read.schema.names])
