@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import pyarrow.compute as pc
+from apache_beam.internal.cloudpickle import cloudpickle
 from google.protobuf.message import Message
 
 from skewless.errors import RecipeError, SkewlessError
@@ -242,9 +243,9 @@ def _run_file(file: pathlib.Path) -> ModuleType:
     _forget_other_recipes(folder)
     sys.path.insert(0, folder)
     try:
-        # Beam pickles a user's functions by reference, so the module must be findable.
         sys.modules[file.stem] = module
         spec.loader.exec_module(module)
+        _pickle_by_value(folder)
     except SkewlessError as error:
         raise type(error)(f"{file}:{_line_of(error, file)}: {error}") from error
     except SyntaxError as error:
@@ -259,12 +260,30 @@ def _run_file(file: pathlib.Path) -> ModuleType:
 
 def _forget_other_recipes(folder: str) -> None:
     """Forget the helper modules of recipes in other folders: theirs may have the same names."""
-    others = _recipe_folders - {folder}
-    for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        if file and str(pathlib.Path(file).resolve().parent) in others:
-            del sys.modules[name]
+    for name in _modules_in(_recipe_folders - {folder}):
+        if name in cloudpickle.list_registry_pickle_by_value():
+            cloudpickle.unregister_pickle_by_value(sys.modules[name])
+        del sys.modules[name]
     _recipe_folders.add(folder)
+
+
+def _pickle_by_value(folder: str) -> None:
+    """Let what a recipe's modules define go to Beam's workers whole.
+
+    A worker elsewhere has skewless, but not the recipe's folder, to import them from.
+    """
+    for name in _modules_in({folder}):
+        cloudpickle.register_pickle_by_value(sys.modules[name])
+
+
+def _modules_in(folders: set[str]) -> list[str]:
+    """Return the names of the modules that lie in folders."""
+    files = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
+    return [
+        name
+        for name, file in files.items()
+        if file and str(pathlib.Path(file).resolve().parent) in folders
+    ]
 
 
 def _line_of(error: Exception, file: pathlib.Path) -> int:
