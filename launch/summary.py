@@ -104,9 +104,10 @@ def _own_name() -> str:
 def show_comparisons(console: Console, comparisons: Sequence[Comparison]) -> None:
     """Show what `verify` found: a line for each way, then the first differences."""
     table = _table("Features as written, compared with")
-    table.add_column("way", no_wrap=True)
+    table.add_column("way")
     for name in ("rows", "columns", "values", "differ", "bits"):
-        table.add_column(name, justify="right")
+        # On a narrow screen the words wrap; a number cut off would be another one.
+        table.add_column(name, justify="right", no_wrap=True)
     for found in comparisons:
         values = (found.rows, found.features, found.rows * found.features)
         cells = [f"{n:,}" for n in (*values, found.differing, found.bits)]
