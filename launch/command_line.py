@@ -16,6 +16,7 @@ from skewless.launch.containers_command import add_containers, containers
 from skewless.launch.notices import native_notices_hidden
 from skewless.launch.predict_command import add_predict, check_rows
 from skewless.launch.push_command import add_push
+from skewless.launch.runners.argument import add_runner
 from skewless.launch.serve_command import add_serve, serve
 from skewless.launch.verify_command import add_verify, check_verify
 
@@ -52,6 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
     replay.add_argument(
         "repaired", type=pathlib.Path, help="a repaired file of rejected/, or a folder of them"
     )
+    add_runner(replay)
     _add_stream(commands)
     add_push(commands)
     add_containers(commands)
@@ -115,6 +117,7 @@ def _add_stream(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--remember", help="how long an event's id is remembered (default: as long as tiles)"
     )
     for command in (stream, backfill):
+        add_runner(command)
         command.add_argument(
             "--store",
             required=True,
@@ -141,6 +144,7 @@ def _add_stage(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--baseline", type=pathlib.Path, metavar="RUN", help="compare the metrics with RUN's"
     )
+    add_runner(parser)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,12 +14,12 @@ from skewless.errors import RecipeError, RunError
 from skewless.launch.display import Screen
 from skewless.launch.predict_command import predict
 from skewless.launch.push_command import label, push_run
+from skewless.launch.runners.choose import execution_of
 from skewless.launch.summary import show_comparisons, show_ledger, show_result
 from skewless.launch.verify_command import running_server
 from skewless.pipeline.artifacts import RunPaths, digest_of, latest_run, read_manifest
 from skewless.pipeline.backfilling import backfill
 from skewless.pipeline.batch import read_rejected
-from skewless.pipeline.execution import Execution
 from skewless.pipeline.journey import STAGES, Journey, fingerprint, journey
 from skewless.pipeline.recipe import Recipe, load_recipe
 from skewless.pipeline.rereading import verify_rows
@@ -36,16 +36,8 @@ from skewless.transforms.sinks.rejected import read_rejected_file
 __all__ = ["COMMANDS"]
 
 
-def _execution(options: argparse.Namespace) -> Execution:
-    execution = Execution(
-        options=tuple(options.beam), analysis=getattr(options, "analysis", "auto")
-    )
-    execution.reach_files()
-    return execution
-
-
 def _stage(options: argparse.Namespace) -> int:
-    execution = _execution(options)
+    execution = execution_of(options)
     until = STAGES[-1] if options.command == "run" else options.command
     return _travel(
         Journey(
@@ -67,7 +59,7 @@ def _travel(wanted: Journey) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    execution = _execution(options)
+    execution = execution_of(options)
     paths = RunPaths(latest_run(path_of(options.run)))
     recipe = _recipe_of(paths)
     sizes = [_batch_size(text) for text in options.batch_sizes.split(",")]
@@ -122,7 +114,7 @@ def _recipe_of(paths: RunPaths) -> Recipe:
 
 
 def _replay(options: argparse.Namespace) -> int:
-    execution = _execution(options)
+    execution = execution_of(options)
     paths = RunPaths(latest_run(path_of(options.run)))
     manifest = read_manifest(paths.root)
     if digest_of(fingerprint(_recipe_of(paths))) != manifest["identity"]["inputs_digest"]:
@@ -169,7 +161,7 @@ def _read_repaired(path: AnyPath, paths: RunPaths) -> tuple[Rejected, ...]:
 
 
 def _stream(options: argparse.Namespace) -> int:
-    execution = _execution(options)
+    execution = execution_of(options, streaming=True)
     wanted = Stream(
         recipe=options.recipe,
         source=options.source,
@@ -193,7 +185,7 @@ def _stream(options: argparse.Namespace) -> int:
 
 
 def _backfill(options: argparse.Namespace) -> int:
-    execution = _execution(options)
+    execution = execution_of(options)
     with Screen() as screen, screen.working("backfill"):
         tiles = backfill(
             options.recipe,

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 
 from skewless.errors import RecipeError, RunError
+from skewless.launch.runners.argument import add_runner
 
 __all__ = ["add_predict", "check_rows", "predict"]
 
@@ -72,6 +73,7 @@ def add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="with a table: a new folder for ledger.json and rejected/ "
         "(default: predictions/TABLE/TIME)",
     )
+    add_runner(predict)
 
 
 def _part(text: str) -> float:
@@ -128,10 +130,9 @@ def _is_table(output: pathlib.Path | None) -> bool:
 
 def predict(options: argparse.Namespace) -> int:
     """Do `skewless predict`."""
-    from skewless.pipeline.execution import Execution
+    from skewless.launch.runners.choose import execution_of
 
-    execution = Execution(options=tuple(options.beam))
-    execution.reach_files()
+    execution = execution_of(options)
     if options.output is None:
         return _print_predictions(options)
     from skewless.launch.display import Screen

@@ -7,6 +7,7 @@ import pathlib
 from typing import TYPE_CHECKING
 
 from skewless.errors import RecipeError
+from skewless.launch.runners.argument import add_runner
 
 if TYPE_CHECKING:
     from skewless.pipeline.server_clients import RunningServer
@@ -36,6 +37,7 @@ def add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         action="store_true",
         help="stream the events in several ways instead, and compare rows, features and tiles",
     )
+    add_runner(verify)
     server = verify.add_argument_group("a running server")
     server.add_argument(
         "--server",

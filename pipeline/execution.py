@@ -14,13 +14,18 @@ import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import fn_runner
+from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from skewless import errors
-from skewless.errors import RecipeError, SkewlessError
+from skewless.errors import RecipeError, RunError, SkewlessError
 
-__all__ = ["Execution"]
+__all__ = ["IN_PROCESS", "Execution"]
+
+# Beam's runner in this process; its `DirectRunner` would try Prism first, which it downloads.
+IN_PROCESS = "FnApiRunner"
 
 _RAISED = re.compile(r"^skewless\.errors\.(\w+Error): (.*)", re.MULTILINE)
+_NO_MODULE = re.compile(r"ModuleNotFoundError: No module named '([\w.]+)'")
 _WHILE_RUNNING = re.compile(r"\s*\[while running '.*", re.DOTALL)
 
 
@@ -29,21 +34,22 @@ class Execution:
     """A runner and its options, the same for every pipeline of a command.
 
     Args:
-        runner: Beam's name of the runner. The default runs in this process; `DirectRunner`
-            would try Prism first, which needs a download.
+        runner: Beam's name of the runner.
         options: Further options as on Beam's command line: `--name=value`.
         analysis: The engine of `Analyze`.
+        further: Names of options that the runner has besides those of Beam's Python SDK.
 
     Raises:
-        RecipeError: If Beam has no such option.
+        RecipeError: If nobody has such an option.
     """
 
-    runner: str = "FnApiRunner"
+    runner: str = IN_PROCESS
     options: tuple[str, ...] = ()
     analysis: str = "auto"
+    further: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        known = PipelineOptions([]).get_all_options()
+        known = {*PipelineOptions([]).get_all_options(), *self.further}
         for option in self.options:
             name = option.removeprefix("--").partition("=")[0]
             if name not in known and name.removeprefix("no_") not in known:
@@ -61,27 +67,60 @@ class Execution:
         """Let this process reach files by the options with which pipelines do."""
         FileSystems.set_options(PipelineOptions(list(self.options)))
 
-    def run(self, build: beam.PTransform) -> None:
+    def run(self, build: beam.PTransform, within: float | None = None) -> None:
         """Apply `build` to an empty pipeline and wait until it is done.
+
+        Args:
+            build: All of the pipeline.
+            within: The seconds that it may take, where the runner is not this process.
 
         Raises:
             SkewlessError: As a step raised it, without Beam's stack of stages.
+            RunError: If a runner elsewhere failed, or took longer; the pipeline is cancelled.
         """
+        pipeline = beam.Pipeline(self.runner, options=PipelineOptions(list(self.options)))
         try:
-            with (
-                _metrics_at_once(),
-                beam.Pipeline(self.runner, options=PipelineOptions(list(self.options))) as begin,
-            ):
-                begin | build
+            with _metrics_at_once():
+                pipeline | build
+                self._finish(pipeline.run(), within)
         except SkewlessError as error:
             raise type(error)(_WHILE_RUNNING.sub("", str(error))) from error
         except RuntimeError as error:
             # A runner that works in other processes sends home no more than text.
-            found = _RAISED.findall(str(error))
-            if not found:
-                raise
+            raise self._told(error) from error
+
+    def _finish(self, result: PipelineResult, within: float | None) -> None:
+        """Wait for a pipeline; cancel it when nobody waits for it any more."""
+        try:
+            if within is None:
+                result.wait_until_finish()
+                return
+            result.wait_until_finish(duration=round(within * 1000))
+        except KeyboardInterrupt:
+            result.cancel()
+            raise
+        if not PipelineState.is_terminal(result.state):
+            result.cancel()
+            raise RunError(
+                f"{self.runner}: no worker answered within {within:.0f} s; see that workers run "
+                "where --environment_config says, and can reach this machine"
+            )
+
+    def _told(self, error: RuntimeError) -> Exception:
+        """Return what a runner's text says, as an error of ours."""
+        text = str(error)
+        if found := _RAISED.findall(text):
             kind, message = found[-1]
-            raise getattr(errors, kind)(_WHILE_RUNNING.sub("", message)) from error
+            told: Exception = getattr(errors, kind)(_WHILE_RUNNING.sub("", message))
+            return told
+        if missing := _NO_MODULE.search(text):
+            return RunError(
+                f"{self.runner}: the workers have no package {missing[1]}; install the same "
+                "there as here, or give them an image that has it"
+            )
+        if self.runner == IN_PROCESS:
+            return error
+        return RunError(f"{self.runner}: {text.strip().splitlines()[0]}")
 
 
 @contextlib.contextmanager

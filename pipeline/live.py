@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pathlib
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ from skewless.pipeline.predicting import load_predictor
 from skewless.pipeline.recipe import Recipe, load_recipe
 from skewless.pipeline.rows import last_checks
 from skewless.schema import Schema
-from skewless.storage import AnyPath, RemotePath, path_of
+from skewless.storage import AnyPath, RemotePath, local_output, path_of
 from skewless.transforms.aggregate.aggregate import Aggregate
 from skewless.transforms.aggregate.online import OnlineFeatures
 from skewless.transforms.aggregate.tiles import TilePlan
@@ -123,7 +122,7 @@ def event_schema(schema: Schema, before: Sequence[Any], aggregates: Sequence[Any
 def live_rows(
     recipe: Recipe,
     run: AnyPath,
-    state: pathlib.Path,
+    state: AnyPath,
     execution: Execution,
     *,
     hold: Duration = "0s",
@@ -136,8 +135,8 @@ def live_rows(
     Args:
         recipe: The recipe.
         run: A run of it, whose schemas hold.
-        state: A folder of this machine for the right sides of joins.
-        execution: Where those are read.
+        state: A folder, which workers can read, for the right sides of joins.
+        execution: How files are reached; the right sides are read in this process.
         hold: As in `LiveRows`.
         window: As in `LiveRows`.
         keep: As in `LiveRows`.
@@ -182,12 +181,15 @@ def remembered(plans: Sequence[TilePlan], keep: Duration | None, remember: Durat
     return longest + microseconds(keep, "keep")
 
 
-def _live(step: Any, state: pathlib.Path, execution: Execution) -> LiveStep:
+def _live(step: Any, state: AnyPath, execution: Execution) -> LiveStep:
     if not isinstance(step, JoinAsOf):
         return live_step(step)
     path = state / f"{step.right.input_name}.arrow"
     path.parent.mkdir(parents=True, exist_ok=True)
-    execution.run(_WriteRight(step, str(path)))
+    # Each worker holds it whole, so one can write it: this process, which need not be waited for.
+    options = tuple(one for one in execution.options if one != "--streaming")
+    here = dataclasses.replace(execution, runner=Execution.runner, options=options)
+    here.run(_WriteRight(step, str(path)))
     return live_step(step, str(path))
 
 
@@ -208,11 +210,12 @@ class _WriteRight(beam.PTransform):  # type: ignore[misc]
 def _write_ipc(batches: Sequence[pa.RecordBatch], path: str) -> None:
     if not batches:
         raise RunError(f"{path}: the right side of a join has no rows; check its source")
-    file = pathlib.Path(path)
-    partial = file.with_suffix(".partial")
-    with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, batches[0].schema) as writer:
-        writer.write_table(pa.Table.from_batches(batches).combine_chunks())
-    partial.replace(file)
+    schema = batches[0].schema
+    with local_output(path_of(path)) as file:
+        partial = file.with_suffix(".partial")
+        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            writer.write_table(pa.Table.from_batches(batches).combine_chunks())
+        partial.replace(file)
 
 
 def online_features(run: str | os.PathLike[str], store: str) -> OnlineFeatures:

@@ -20,7 +20,7 @@ from skewless.pipeline.ledger import Ledger
 from skewless.pipeline.live import NewestRun, graph_of, live_rows, predict_rows
 from skewless.pipeline.recipe import Recipe, load_recipe
 from skewless.schema import column_names
-from skewless.storage import AnyPath
+from skewless.storage import AnyPath, is_remote
 from skewless.transforms.durations import Duration
 from skewless.transforms.live.microbatches import (
     LiveRows,
@@ -44,6 +44,7 @@ from skewless.transforms.sources.source import Source
 __all__ = ["Stream", "StreamRows", "stream", "stream_ledger", "stream_sink", "stream_source"]
 
 _ALL_TIME = "100000d"
+_RIGHT = ".right"
 # A micro-batch may be of any times: to cut it by them would change the order of events, so
 # that the stream's time ran ahead of events that were there.
 _ANY_SECONDS = 1e12
@@ -109,7 +110,9 @@ def stream(wanted: Stream) -> Ledger:
         contextlib.closing(open_store(wanted.store)) as store,
         tempfile.TemporaryDirectory() as folder,
     ):
-        return _follow(wanted, recipe, source, sink, store, pathlib.Path(folder))
+        # Workers elsewhere can read where they write, not this machine.
+        state = wanted.output / _RIGHT if is_remote(wanted.output) else pathlib.Path(folder)
+        return _follow(wanted, recipe, source, sink, store, state)
 
 
 def _follow(
@@ -118,7 +121,7 @@ def _follow(
     source: Source,
     sink: beam.PTransform | None,
     store: OnlineStore,
-    folder: pathlib.Path,
+    state: AnyPath,
 ) -> Ledger:
     # Files that are there are in no order of time: all of them are read, then all rows go.
     ends = isinstance(source, FileSource) and source.watch_seconds is None
@@ -129,7 +132,7 @@ def _follow(
     live = live_rows(
         recipe,
         latest_run(wanted.runs),
-        folder,
+        state,
         wanted.execution,
         hold=hold,
         window=window,

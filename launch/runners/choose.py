@@ -1,0 +1,86 @@
+"""From the name of a runner to one that is ready to take pipelines."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from skewless.errors import RunError
+from skewless.launch.runners import direct, flink, prism, spark
+from skewless.launch.runners.flags import Finding, Flags
+from skewless.pipeline.execution import Execution
+from skewless.pipeline.probing import probe
+
+__all__ = ["RUNNERS", "Runner", "execution_of", "execution_on"]
+
+
+class Runner(Protocol):
+    """What a runner's module has."""
+
+    BEAM: str
+
+    def check(self, given: Flags, *, streaming: bool) -> Iterator[Finding]:
+        """Look for all that a pipeline needs."""
+
+    def options(self, given: Flags, *, streaming: bool) -> list[str]:
+        """Return Beam's options: those given, and defaults."""
+
+
+RUNNERS: dict[str, Runner] = {
+    "direct": direct,
+    "prism": prism,
+    "flink": flink,
+    "spark": spark,
+}
+_SERVERS: dict[str, Callable[[Flags], list[str]]] = {"flink": flink.server, "spark": spark.server}
+
+
+def execution_of(options: argparse.Namespace, *, streaming: bool = False) -> Execution:
+    """Return where the pipelines of a command run.
+
+    Args:
+        options: The command's, with `runner` and `beam`; or with `execution`, which it is then.
+        streaming: As in `execution_on`.
+    """
+    ready: Execution | None = getattr(options, "execution", None)
+    if ready is not None:
+        return ready
+    analysis = getattr(options, "analysis", "auto")
+    execution = execution_on(options.runner, options.beam, analysis=analysis, streaming=streaming)
+    execution.reach_files()
+    return execution
+
+
+def execution_on(
+    name: str, words: Sequence[str], *, analysis: str = "auto", streaming: bool = False
+) -> Execution:
+    """Return where pipelines run, after seeing that they can.
+
+    Args:
+        name: One of `RUNNERS`.
+        words: Beam's options as a user gave them.
+        analysis: The engine of `Analyze`.
+        streaming: Whether the pipeline is one without an end.
+
+    Raises:
+        RecipeError: If nobody has such an option.
+        RunError: If something is missing, with how to get it.
+    """
+    runner, given = RUNNERS[name], Flags(words)
+    known: frozenset[str] = frozenset()
+    for finding in runner.check(given, streaming=streaming):
+        if not finding.ok:
+            raise RunError(f"--runner {name}: {finding.what}; {finding.repair}")
+    flags = runner.options(given, streaming=streaming)
+    if name in _SERVERS and "job_endpoint" not in given:
+        # Here, for it takes half a second to import.
+        from skewless.launch.runners.job_server import start_job_server
+
+        server = start_job_server(_SERVERS[name](given))
+        flags.append(f"--job_endpoint={server.endpoint}")
+        known = server.options
+    execution = Execution(runner.BEAM, tuple(flags), analysis, further=known)
+    if name in _SERVERS and Flags(flags).get("environment_type") != "LOOPBACK":
+        probe(execution)
+    return execution

@@ -1,0 +1,114 @@
+"""Apache Flink: in a process of its own on this machine, or a cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+from skewless.launch.runners.downloads import check_file, downloads_folder, fetched
+from skewless.launch.runners.flags import Finding, Flags, address_of, is_here
+from skewless.launch.runners.java import check_java, find_java
+
+__all__ = ["BEAM", "check", "options", "server"]
+
+BEAM = "FlinkRunner"
+
+LOCAL = ("[local]", "[auto]")
+# Where Flink's own documentation has a pool of workers: beside each TaskManager.
+WORKER_POOL = "localhost:50000"
+
+_JAR = "flink_job_server_jar"
+_REST_PORT = 8081
+_ANSWER_SECONDS = 5.0
+_CHECKPOINT_MILLISECONDS = 10_000
+
+
+def options(given: Flags, *, streaming: bool) -> list[str]:
+    """Return Beam's options: workers that Flink can reach, checkpoints for a stream."""
+    master = _master(given)
+    here = master in LOCAL or is_here(address_of(master, _REST_PORT)[0])
+    defaults: dict[str, object] = {"flink_master": master}
+    if here:
+        defaults["environment_type"] = "LOOPBACK"
+    elif "environment_type" not in given:
+        defaults |= {"environment_type": "EXTERNAL", "environment_config": WORKER_POOL}
+    if streaming:
+        # One worker: a store has one writer. And a stream without checkpoints would begin anew.
+        defaults |= {
+            "streaming": True,
+            "parallelism": 1,
+            "checkpointing_interval": _CHECKPOINT_MILLISECONDS,
+        }
+    else:
+        defaults["parallelism"] = _slots(master) if master not in LOCAL else os.cpu_count()
+    return list(given.with_defaults(**defaults).words)
+
+
+def check(given: Flags, *, streaming: bool) -> Iterator[Finding]:
+    """See that there are Java, the job server, and a cluster with room for a job."""
+    del streaming
+    yield from check_java(given, "Flink", 11, 21)
+    master = _master(given)
+    if master in LOCAL:
+        yield Finding("Flink runs on this machine for as long as the command does")
+    else:
+        yield from _check_cluster(master)
+    yield from check_file("Flink's job server", _jar(given), _folder(given), f"--{_JAR}")
+
+
+def server(given: Flags) -> list[str]:
+    """Return the command that starts the job server, but for its ports and folder."""
+    jar = fetched(_jar(given), _folder(given))
+    return [find_java(given), "-jar", str(jar), "--flink-master", _master(given)]
+
+
+def _master(given: Flags) -> str:
+    return given.get("flink_master", LOCAL[0])
+
+
+def _folder(given: Flags) -> pathlib.Path:
+    own = given.get("jar_cache_dir")
+    return pathlib.Path(own) if own else downloads_folder() / "jars"
+
+
+def _jar(given: Flags) -> str:
+    """Return the jar that was given, or Beam's for the Flink that is to run it."""
+    if _JAR in given:
+        return given[_JAR]
+    from apache_beam.options.pipeline_options import FlinkRunnerOptions
+    from apache_beam.utils.subprocess_server import JavaJarServer
+
+    version = given.get("flink_version", FlinkRunnerOptions.PUBLISHED_FLINK_VERSIONS[-1])
+    url: str = JavaJarServer.path_to_beam_jar(f":runners:flink:{version}:job-server:shadowJar")
+    return url
+
+
+def _overview(master: str) -> dict[str, Any]:
+    base = master if "://" in master else f"http://{master}"
+    with urllib.request.urlopen(f"{base}/overview", timeout=_ANSWER_SECONDS) as answer:
+        told: dict[str, Any] = json.load(answer)
+    return told
+
+
+def _slots(master: str) -> int:
+    return int(_overview(master)["slots-total"])
+
+
+def _check_cluster(master: str) -> Iterator[Finding]:
+    repair = "start the cluster, or name another: --flink_master=HOST:PORT of its REST API"
+    try:
+        told = _overview(master)
+        slots, version = int(told["slots-total"]), told["flink-version"]
+    except (OSError, ValueError, KeyError) as error:
+        why = getattr(error, "reason", error)
+        yield Finding(f"no Flink cluster answers at {master}: {why}", False, repair)
+        return
+    if not slots:
+        what = f"the Flink cluster at {master} has no TaskManager"
+        yield Finding(what, False, "start one: bin/taskmanager.sh start")
+        return
+    yield Finding(f"Flink {version} at {master}, {told['slots-available']} of {slots} slots free")
