@@ -54,6 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SkewlessError as error:
         sys.stderr.write(f"skewless: {error}\n")
         return error.exit_code
+    except OSError as error:
+        sys.stderr.write(f"skewless: {error}\n")
+        return 1
     return 0
 
 
@@ -79,28 +82,31 @@ def _launch(given: Flags) -> None:
             raise RunError(f"{finding.what}; {finding.repair}")
     if not streaming:
         beams = beams.with_defaults(max_num_workers=1)
-    flags = dataflow.options(beams, streaming=streaming, labels={"skewless_command": command})
-    if streaming:
-        _make_stream(words, given["recipe"], _Template(dataflow.BEAM, tuple(flags)))
-    else:
-        kept = [word for word in beams.words if Flags([word]).keys().isdisjoint(_OWN)]
-        conduct = _Conduct((*words, *kept), given.get("recipe"))
-        Execution(dataflow.BEAM, tuple(flags)).run(conduct)
-
-
-def _make_stream(words: Sequence[str], recipe: str, execution: Execution) -> None:
-    """Make a job of `skewless stream`, up to where the stream begins."""
-    execution.reach_files()
+    Execution(options=beams.words).reach_files()
+    recipe = given.get("recipe")
     with tempfile.TemporaryDirectory() as folder:
-        options = make_parser().parse_args(_with_recipe_here(words, recipe, folder))
-        options.beam, options.execution = [], execution
-        # What it imports takes seconds, which a wrong parameter need not wait for.
-        from skewless.launch import commands
+        here = make_parser().parse_args(_with_recipe_here(words, recipe, folder))
+        labels = dataflow.label_options({"skewless_command": command})
+        if recipe is not None:
+            labels += dataflow.recipe_labels(here.recipe)
+        flags = tuple(dataflow.options(Flags([*beams.words, *labels]), streaming=streaming))
+        if streaming:
+            _make_stream(here, _Template(dataflow.BEAM, flags))
+        else:
+            kept = [word for word in beams.words if Flags([word]).keys().isdisjoint(_OWN)]
+            Execution(dataflow.BEAM, flags).run(_Conduct((*words, *kept), recipe))
 
-        try:
-            commands.COMMANDS[options.command](options)
-        except _Made:
-            return
+
+def _make_stream(options: argparse.Namespace, execution: Execution) -> None:
+    """Make a job of `skewless stream`, up to where the stream begins."""
+    options.beam, options.execution = [], execution
+    # What it imports takes seconds, which a wrong parameter need not wait for.
+    from skewless.launch import commands
+
+    try:
+        commands.COMMANDS[options.command](options)
+    except _Made:
+        return
 
 
 def _beam_options(given: Flags) -> Flags:

@@ -26,6 +26,8 @@ IN_PROCESS = "FnApiRunner"
 
 _RAISED = re.compile(r"^skewless\.errors\.(\w+Error): (.*)", re.MULTILINE)
 _NO_MODULE = re.compile(r"ModuleNotFoundError: No module named '([\w.]+)'")
+# Whose errors are of a service, not of this program.
+_SERVICES = ("google.api_core.", "apache_beam.runners.dataflow.")
 _WHILE_RUNNING = re.compile(r"\s*\[while running '.*", re.DOTALL)
 
 
@@ -85,8 +87,11 @@ class Execution:
                 self._finish(pipeline.run(), within)
         except SkewlessError as error:
             raise type(error)(_WHILE_RUNNING.sub("", str(error))) from error
-        except RuntimeError as error:
+        except Exception as error:
             # A runner that works in other processes sends home no more than text.
+            ours = isinstance(error, RuntimeError)
+            if not ours and not type(error).__module__.startswith(_SERVICES):
+                raise
             raise self._told(error) from error
 
     def _finish(self, result: PipelineResult, within: float | None) -> None:
@@ -106,7 +111,7 @@ class Execution:
                 "where --environment_config says, and can reach this machine"
             )
 
-    def _told(self, error: RuntimeError) -> Exception:
+    def _told(self, error: Exception) -> Exception:
         """Return what a runner's text says, as an error of ours."""
         text = str(error)
         if found := _RAISED.findall(text):
@@ -120,7 +125,10 @@ class Execution:
             )
         if self.runner == IN_PROCESS:
             return error
-        return RunError(f"{self.runner}: {text.strip().splitlines()[0]}")
+        first, *others = text.strip().splitlines() or [type(error).__name__]
+        # Dataflow tells the reason below, as the last line of a stack if there is one.
+        reason = f" {others[-1].strip()}" if others and first.endswith(":") else ""
+        return RunError(f"{self.runner}: {first}{reason}")
 
 
 @contextlib.contextmanager

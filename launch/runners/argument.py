@@ -6,7 +6,7 @@ import argparse
 
 __all__ = ["NAMES", "add_runner"]
 
-NAMES = ("direct", "prism", "flink", "spark")
+NAMES = ("direct", "prism", "flink", "spark", "dataflow")
 
 
 def add_runner(parser: argparse.ArgumentParser) -> None:

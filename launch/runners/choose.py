@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from skewless.errors import RunError
-from skewless.launch.runners import direct, flink, prism, spark
+from skewless.launch.runners import dataflow, direct, flink, prism, spark
 from skewless.launch.runners.flags import Finding, Flags
 from skewless.pipeline.execution import Execution
 from skewless.pipeline.probing import probe
@@ -32,6 +32,7 @@ RUNNERS: dict[str, Runner] = {
     "prism": prism,
     "flink": flink,
     "spark": spark,
+    "dataflow": dataflow,
 }
 _SERVERS: dict[str, Callable[[Flags], list[str]]] = {"flink": flink.server, "spark": spark.server}
 
@@ -47,7 +48,11 @@ def execution_of(options: argparse.Namespace, *, streaming: bool = False) -> Exe
     if ready is not None:
         return ready
     analysis = getattr(options, "analysis", "auto")
-    execution = execution_on(options.runner, options.beam, analysis=analysis, streaming=streaming)
+    words = list(options.beam)
+    recipe = getattr(options, "recipe", None)
+    if options.runner == "dataflow" and recipe is not None:
+        words += dataflow.recipe_labels(recipe)
+    execution = execution_on(options.runner, words, analysis=analysis, streaming=streaming)
     execution.reach_files()
     return execution
 

@@ -14,7 +14,7 @@ from skewless.errors import RecipeError
 from skewless.launch.runners import workers
 from skewless.launch.runners.flags import Finding, Flags
 
-__all__ = ["BEAM", "check", "options"]
+__all__ = ["BEAM", "check", "label_options", "options", "recipe_labels"]
 
 BEAM = "DataflowRunner"
 
@@ -29,6 +29,7 @@ _REGION = re.compile(r"[a-z]+-[a-z]+\d+")
 _FOLDER = re.compile(r"gs://[a-z0-9][-_.a-z0-9]{1,220}[a-z0-9](/.*)?")
 _LABEL_KEY = re.compile(r"[a-z][-_a-z0-9]{0,62}")
 _LABEL = re.compile(r"[-_a-z0-9]{0,63}")
+_DIGEST = 12
 # As `requests` and Google's REST clients begin or wrap what was said.
 _ASKED = re.compile(r"^[A-Z]+ https?://\S+: ")
 _ERRNO = re.compile(r"\[Errno -?\d+\] ([^'\")]+)")
@@ -36,14 +37,12 @@ _ERRNO = re.compile(r"\[Errno -?\d+\] ([^'\")]+)")
 _BRINGS = ("setup_file", "extra_package", "extra_packages", "requirements_file")
 
 
-def options(given: Flags, *, streaming: bool, labels: Mapping[str, str] | None = None) -> list[str]:
+def options(given: Flags, *, streaming: bool) -> list[str]:
     """Return Beam's options: skewless for the workers, labels, the engine of a stream.
 
     Args:
         given: The user's options.
         streaming: Whether the pipeline has no end.
-        labels: Further labels of the job, such as the recipe's version; what Google does not
-            take in a label is replaced.
 
     Raises:
         RecipeError: If a label that was given is none.
@@ -69,10 +68,34 @@ def options(given: Flags, *, streaming: bool, labels: Mapping[str, str] | None =
     words = [*given.with_defaults(**defaults).words]
     if streaming and not _has_experiment(given, "use_multiple_sdk_containers"):
         words.append("--experiments=no_use_multiple_sdk_containers")
-    own = {"skewless_version": __version__, **(labels or {})}
-    taken = _labels(given)
-    words += [f"--labels={key}={_label(value)}" for key, value in own.items() if key not in taken]
+    if "skewless_version" not in _labels(given):
+        words += label_options({"skewless_version": __version__})
     return words
+
+
+def label_options(labels: Mapping[str, str]) -> list[str]:
+    """Return options that label a job; what Google does not take in a value is replaced.
+
+    >>> label_options({"skewless_recipe": "Flights 1.2"})
+    ['--labels=skewless_recipe=flights-1-2']
+    """
+    values = {key: re.sub(r"[^-_a-z0-9]", "-", value.lower()) for key, value in labels.items()}
+    return [f"--labels={key}={value[:63]}" for key, value in values.items()]
+
+
+def recipe_labels(file: str | os.PathLike[str]) -> list[str]:
+    """Return the options that label a job with a recipe's name and version.
+
+    The version is the beginning of the digest that its runs' manifests have.
+
+    Raises:
+        RecipeError: If there is no recipe in the file.
+    """
+    from skewless.pipeline.recipe import load_recipe
+
+    recipe = load_recipe(file)
+    version = recipe.digest()[:_DIGEST]
+    return label_options({"skewless_recipe": recipe.name, "skewless_recipe_version": version})
 
 
 def check(given: Flags, *, streaming: bool) -> Iterator[Finding]:
@@ -141,15 +164,6 @@ def _labels(given: Flags) -> set[str]:
             )
         keys.add(key)
     return keys
-
-
-def _label(value: str) -> str:
-    """Return a text as a label's value.
-
-    >>> _label("Flights 1.2")
-    'flights-1-2'
-    """
-    return re.sub(r"[^-_a-z0-9]", "-", value.lower())[:63]
 
 
 def _check_named(given: Flags) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 import pyarrow as pa
 
 from skewless.errors import RecipeError
+from skewless.storage import local_copy, path_of
 from skewless.transforms.aggregate.tiles import entities
 from skewless.transforms.deduplicate import Deduplicate
 from skewless.transforms.filter import Require, Where, keep_complete, keep_where
@@ -123,7 +124,12 @@ _held: dict[str, pa.RecordBatch | None] = {}
 
 def _right_rows(path: str) -> pa.RecordBatch | None:
     if path not in _held:
-        with pa.memory_map(path) as file, pa.ipc.open_file(file) as reader:
+        # A mapped copy outlives its file.
+        with (
+            local_copy(path_of(path)) as here,
+            pa.memory_map(str(here)) as file,
+            pa.ipc.open_file(file) as reader,
+        ):
             table = reader.read_all().combine_chunks()
         batches = table.to_batches()
         _held[path] = batches[0] if batches else None
