@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
+import logging
 import os
+import pathlib
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from skewless import __version__
-from skewless.errors import RecipeError
+from skewless.errors import RecipeError, RunError
 from skewless.launch.runners import workers
 from skewless.launch.runners.flags import Finding, Flags
 
@@ -30,11 +31,10 @@ _FOLDER = re.compile(r"gs://[a-z0-9][-_.a-z0-9]{1,220}[a-z0-9](/.*)?")
 _LABEL_KEY = re.compile(r"[a-z][-_a-z0-9]{0,62}")
 _LABEL = re.compile(r"[-_a-z0-9]{0,63}")
 _DIGEST = 12
+_CLIENT = "apache_beam.runners.dataflow.internal.apiclient"
 # As `requests` and Google's REST clients begin or wrap what was said.
 _ASKED = re.compile(r"^[A-Z]+ https?://\S+: ")
 _ERRNO = re.compile(r"\[Errno -?\d+\] ([^'\")]+)")
-# Who brings skewless to the workers otherwise.
-_BRINGS = ("setup_file", "extra_package", "extra_packages", "requirements_file")
 
 
 def options(given: Flags, *, streaming: bool) -> list[str]:
@@ -46,7 +46,10 @@ def options(given: Flags, *, streaming: bool) -> list[str]:
 
     Raises:
         RecipeError: If a label that was given is none.
+        RunError: If skewless cannot be packed.
     """
+    # What it logs of a job that Dataflow refuses is the error that is raised.
+    logging.getLogger(_CLIENT).setLevel(logging.CRITICAL + 1)
     defaults: dict[str, object] = {
         "project": _project(given),
         "region": _region(given),
@@ -55,8 +58,6 @@ def options(given: Flags, *, streaming: bool) -> list[str]:
     if "sdk_container_image" in given:
         # Beam and skewless are in the image: nothing is installed when a worker starts.
         defaults["sdk_location"] = "container"
-    elif not any(name in given for name in _BRINGS):
-        defaults |= _staged()
     if streaming:
         # A store has one writer: one worker, with one process, that does one thing at a time.
         defaults |= {
@@ -68,6 +69,8 @@ def options(given: Flags, *, streaming: bool) -> list[str]:
     words = [*given.with_defaults(**defaults).words]
     if streaming and not _has_experiment(given, "use_multiple_sdk_containers"):
         words.append("--experiments=no_use_multiple_sdk_containers")
+    if not _brings_skewless(given):
+        words.append(f"--extra_packages={workers.package()}")
     if "skewless_version" not in _labels(given):
         words += label_options({"skewless_version": __version__})
     return words
@@ -130,13 +133,15 @@ def _folder(given: Flags) -> str | None:
     return given.get("temp_location") or given.get("staging_location")
 
 
-def _staged() -> dict[str, object]:
-    """Return the option by which workers install skewless when they start."""
-    setup = workers.setup_file()
-    if setup is not None:
-        return {"setup_file": setup}
-    wheel = workers.wheel()
-    return {} if wheel is None else {"extra_package": wheel}
+def _brings_skewless(given: Flags) -> bool:
+    """Say whether the user's own options bring skewless to the workers."""
+    if "sdk_container_image" in given:
+        return True
+    setup, own = given.get("setup_file"), workers.clone()
+    if setup is not None and own is not None and pathlib.Path(setup).resolve().parent == own:
+        return True
+    packages = (word.partition("=")[2] for word in given.words if word.startswith("--extra_packa"))
+    return any(pathlib.PurePath(path).name.startswith("skewless-") for path in packages)
 
 
 def _has_experiment(given: Flags, name: str) -> bool:
@@ -199,22 +204,15 @@ def _check_staged(given: Flags) -> Iterator[Finding]:
     image = given.get("sdk_container_image")
     if image is not None:
         yield Finding(f"workers run {image}")
-        return
-    if any(name in given for name in _BRINGS):
-        return
-    setup = workers.setup_file()
-    slow = "; faster is an image: skewless containers, --sdk_container_image"
-    if setup is None:
-        if workers.wheel() is None:
-            repair = "give --sdk_container_image=IMAGE, or --extra_package=skewless-....whl"
-            yield Finding("there is no skewless for the workers", False, repair)
+    elif not _brings_skewless(given):
+        try:
+            name = workers.package().name
+        except RunError as error:
+            what, _, repair = str(error).rpartition("; ")
+            yield Finding(what, False, repair)
         else:
-            yield Finding(f"workers install a wheel of this skewless{slow}")
-    elif importlib.util.find_spec("setuptools") is None:
-        what = f"{setup}: cannot be built without setuptools"
-        yield Finding(what, False, "pip install setuptools build")
-    else:
-        yield Finding(f"workers install what {setup} builds{slow}")
+            quicker = "an image of Dockerfile.worker starts sooner: --sdk_container_image=IMAGE"
+            yield Finding(f"workers install {name} when they start; {quicker}")
 
 
 def _within(call: Callable[[], T]) -> T:

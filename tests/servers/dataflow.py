@@ -24,23 +24,32 @@ class Recorder:
     Args:
         url: What `--dataflow_endpoint` is to be; Beam speaks REST only to a `localhost`.
         jobs: The jobs that were asked for, by id.
-        refuse: With this HTTP status and message every request is answered, if there is one.
-        state: What becomes of a job: it is in this state as soon as it is there.
+        requests: The method and path of every request.
+        refuse: With this HTTP status and message requests are answered, if there is one.
+        refuse_only: The method of those; empty for all.
+        state: What becomes of a job: done at once, anything else after it was pending.
         error: The message of an error of every job.
+        pause_seconds: After how long requests are answered, unless the recorder forgets them.
     """
 
     url: str
     jobs: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     requests: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     refuse: tuple[int, str] | None = None
+    refuse_only: str = ""
     state: str = "JOB_STATE_DONE"
     error: str | None = None
+    pause_seconds: float = 0.0
+    _go_on: threading.Event = dataclasses.field(default_factory=threading.Event)
 
     def forget(self) -> None:
         """Begin anew."""
-        self.jobs.clear()
-        self.requests.clear()
-        self.refuse, self.state, self.error = None, "JOB_STATE_DONE", None
+        self._go_on.set()
+        self.__init__(self.url)  # type: ignore[misc]
+
+    def pause(self) -> None:
+        """Wait as long as an answer takes."""
+        self._go_on.wait(self.pause_seconds)
 
     @property
     def job(self) -> dict[str, Any]:
@@ -59,6 +68,7 @@ def dataflow() -> Iterator[Recorder]:
     try:
         yield server.recorder  # type: ignore[attr-defined]
     finally:
+        server.recorder.forget()  # type: ignore[attr-defined]
         server.shutdown()
         server.server_close()
         thread.join()
@@ -77,8 +87,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _answer(self, body: dict[str, Any] | None) -> None:
         recorder: Recorder = self.server.recorder  # type: ignore[attr-defined]
         recorder.requests.append((self.command, self.path))
+        recorder.pause()
         found = _JOBS.match(self.path)
-        if recorder.refuse is not None:
+        if recorder.refuse is not None and recorder.refuse_only in ("", self.command):
             status, message = recorder.refuse
             kind = "PERMISSION_DENIED" if status == 403 else "INVALID_ARGUMENT"
             self._send({"error": {"code": status, "message": message, "status": kind}}, status)
@@ -91,7 +102,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         elif found["part"] == "metrics":
             self._send({"metrics": []})
         elif found["job"] is not None:
-            self._send(recorder.jobs[found["job"]])
+            self._send({**recorder.jobs[found["job"]], "currentState": recorder.state})
         else:
             self._send({"jobs": list(recorder.jobs.values())})
 
@@ -100,12 +111,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         recorder: Recorder, body: dict[str, Any], project: str, region: str
     ) -> dict[str, Any]:
         name = f"job-{len(recorder.jobs)}"
+        done = recorder.state == "JOB_STATE_DONE"
         recorder.jobs[name] = {
             **body,
             "id": name,
             "projectId": project,
             "location": region,
-            "currentState": recorder.state,
+            "currentState": "JOB_STATE_DONE" if done else "JOB_STATE_PENDING",
         }
         return recorder.jobs[name]
 
