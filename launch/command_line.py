@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from skewless import __version__
 from skewless.errors import RecipeError, SkewlessError
 from skewless.launch.containers_command import add_containers, containers
+from skewless.launch.doctor_command import add_doctor, doctor
 from skewless.launch.notices import native_notices_hidden
 from skewless.launch.predict_command import add_predict, check_rows
 from skewless.launch.push_command import add_push
@@ -29,8 +30,8 @@ _STAGES = {
     "export": "... and export it with the transform graph inside",
     "evaluate": "... and measure it on the test rows; the same as run",
 }
-# What has no use for Beam.
-_LIGHT = {"serve": serve, "containers": containers}
+# What has no use for Beam, or for TensorFlow.
+_LIGHT = {"serve": serve, "containers": containers, "doctor": doctor}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -58,6 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_push(commands)
     add_containers(commands)
     add_serve(commands)
+    add_doctor(commands)
     return parser
 
 

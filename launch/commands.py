@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import gc
-import logging
 import pathlib
 from collections.abc import Callable
 
-import absl.logging
-
 from skewless.errors import RecipeError, RunError
 from skewless.launch.display import Screen
+from skewless.launch.notices import quiet_libraries
 from skewless.launch.predict_command import predict
 from skewless.launch.push_command import label, push_run
 from skewless.launch.runners.choose import execution_of
@@ -199,14 +197,7 @@ def _backfill(options: argparse.Namespace) -> int:
     return 0
 
 
-def _quiet_libraries() -> None:
-    """Keep libraries' notices from the screen; their errors stay."""
-    for name in ("apache_beam", "tensorflow", "absl", "root"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    absl.logging.set_verbosity(absl.logging.ERROR)
-
-
-_quiet_libraries()
+quiet_libraries()
 # What the libraries have made by now stays to the end: no collection need look at it again.
 gc.freeze()
 

@@ -1,14 +1,17 @@
-"""What C++ code writes to standard error, kept from the screen."""
+"""What libraries tell without need, kept from the screen."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
+from typing import Any
 
-__all__ = ["native_notices_hidden"]
+__all__ = ["lost_connections_hidden", "native_notices_hidden", "quiet_libraries"]
 
 
 @contextlib.contextmanager
@@ -32,3 +35,29 @@ def native_notices_hidden() -> Iterator[None]:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
+
+
+def quiet_libraries() -> None:
+    """Keep libraries' notices from the screen; their errors stay."""
+    import absl.logging
+
+    for name in ("apache_beam", "tensorflow", "absl", "root"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    absl.logging.set_verbosity(absl.logging.ERROR)
+
+
+def lost_connections_hidden() -> None:
+    """Hide, from now on, that workers in this process lost the runner when a job was done.
+
+    Their threads end with the runner's connection, each with a stack of its own.
+    """
+    import grpc
+
+    shown = threading.excepthook
+
+    def show(told: Any) -> None:
+        lost = (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
+        if not isinstance(told.exc_value, grpc.Call) or told.exc_value.code() not in lost:
+            shown(told)
+
+    threading.excepthook = show

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from skewless.errors import RunError
+from skewless.launch.notices import lost_connections_hidden
 from skewless.launch.runners import dataflow, direct, flink, prism, spark
 from skewless.launch.runners.flags import Finding, Flags
 from skewless.pipeline.execution import Execution
@@ -78,6 +79,9 @@ def execution_on(
         if not finding.ok:
             raise RunError(f"--runner {name}: {finding.what}; {finding.repair}")
     flags = runner.options(given, streaming=streaming)
+    is_loopback = Flags(flags).get("environment_type") == "LOOPBACK"
+    if is_loopback:
+        lost_connections_hidden()
     if name in _SERVERS and "job_endpoint" not in given:
         # Here, for it takes half a second to import.
         from skewless.launch.runners.job_server import start_job_server
@@ -86,6 +90,6 @@ def execution_on(
         flags.append(f"--job_endpoint={server.endpoint}")
         known = server.options
     execution = Execution(runner.BEAM, tuple(flags), analysis, further=known)
-    if name in _SERVERS and Flags(flags).get("environment_type") != "LOOPBACK":
+    if name in _SERVERS and not is_loopback:
         probe(execution)
     return execution

@@ -18,6 +18,8 @@ __all__ = ["BEAM", "check", "options", "server"]
 BEAM = "FlinkRunner"
 
 LOCAL = ("[local]", "[auto]")
+# In milliseconds: a worker has loaded TensorFlow, and the next stage is to find it so.
+KEPT_WORKER = 10_000
 # Where Flink's own documentation has a pool of workers: beside each TaskManager.
 WORKER_POOL = "localhost:50000"
 
@@ -31,7 +33,7 @@ def options(given: Flags, *, streaming: bool) -> list[str]:
     """Return Beam's options: workers that Flink can reach, checkpoints for a stream."""
     master = _master(given)
     here = master in LOCAL or is_here(address_of(master, _REST_PORT)[0])
-    defaults: dict[str, object] = {"flink_master": master}
+    defaults: dict[str, object] = {"flink_master": master, "environment_cache_millis": KEPT_WORKER}
     if here:
         defaults["environment_type"] = "LOOPBACK"
     elif "environment_type" not in given:
@@ -82,9 +84,23 @@ def _jar(given: Flags) -> str:
     from apache_beam.options.pipeline_options import FlinkRunnerOptions
     from apache_beam.utils.subprocess_server import JavaJarServer
 
-    version = given.get("flink_version", FlinkRunnerOptions.PUBLISHED_FLINK_VERSIONS[-1])
+    published = FlinkRunnerOptions.PUBLISHED_FLINK_VERSIONS
+    version = given.get("flink_version") or _version_of(_master(given)) or published[-1]
+    if version not in published:
+        # The check has said so, unless the cluster has changed since.
+        version = published[-1]
     url: str = JavaJarServer.path_to_beam_jar(f":runners:flink:{version}:job-server:shadowJar")
     return url
+
+
+def _version_of(master: str) -> str | None:
+    """Return the version of a cluster, as in 1.20; None for none."""
+    if master in LOCAL:
+        return None
+    try:
+        return ".".join(str(_overview(master)["flink-version"]).split(".")[:2])
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def _overview(master: str) -> dict[str, Any]:

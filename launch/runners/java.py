@@ -37,7 +37,7 @@ def check_java(given: Flags, name: str, oldest: int, newest: int) -> Iterator[Fi
         newest: The last one.
     """
     program = find_java(given)
-    repair = f"install Java {newest} (Debian: apt-get install openjdk-17-jre-headless)"
+    repair = "install Java 17 (Debian: apt-get install openjdk-17-jre-headless)"
     if shutil.which(program) is None:
         yield Finding(f"there is no Java at {program}", False, f"{repair}, or set JAVA_HOME")
         return

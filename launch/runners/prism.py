@@ -22,7 +22,10 @@ def options(given: Flags, *, streaming: bool) -> list[str]:
     program = fetched(_location(given), _folder())
     words = [word for word in given.words if not word.startswith(f"--{_LOCATION}=")]
     defaults = Flags(words).with_defaults(
-        environment_type="LOOPBACK", streaming=streaming or None, **{_LOCATION: program}
+        environment_type="LOOPBACK",
+        prism_log_level="error",
+        streaming=streaming or None,
+        **{_LOCATION: program},
     )
     return list(defaults.words)
 

@@ -25,7 +25,7 @@ def options(given: Flags, *, streaming: bool) -> list[str]:
     """Return Beam's options: workers that Spark can reach."""
     del streaming
     master = _master(given)
-    defaults: dict[str, object] = {"spark_master_url": master}
+    defaults: dict[str, object] = {"spark_master_url": master, "environment_cache_millis": 10_000}
     if _LOCAL.match(master) or is_here(address_of(master, _PORT)[0]):
         defaults["environment_type"] = "LOOPBACK"
     elif "environment_type" not in given:

@@ -12,10 +12,11 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
-from tests.servers.job_server import BEAM, thin_jar
+from tests.servers.job_server import thin_jar
 from tests.servers.process import FOLDER, free_port, install_debian, install_jars, running
 
 VERSION = "1.19"
+BEAM = "2.70.0"
 
 # What Flink's own scripts open for it in Java 17.
 _OPENED = [
@@ -31,9 +32,13 @@ _TASK_MANAGER = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
 @functools.cache
 def install() -> pathlib.Path:
     """Return the folder of the jars of Flink and of Beam's runner on it."""
-    runner = f"org.apache.beam:beam-runners-flink-{VERSION}:{BEAM}"
+    # Of 2.70 a repository lacks the job service alone; the one of 2.65 fits it. Before 2.70
+    # a stream lost what it was to go on with, at times.
+    parts = [f"beam-runners-flink-{VERSION}", "beam-sdks-java-expansion-service"]
+    runner = [f"org.apache.beam:{part}:{BEAM}" for part in [*parts, "beam-sdks-java-harness"]]
+    service = "org.apache.beam:beam-runners-java-job-service:2.65.0"
     # Without slf4j-simple they log nothing.
-    return install_jars("flink", runner, "org.slf4j:slf4j-simple:1.7.30")
+    return install_jars("flink", *runner, service, "org.slf4j:slf4j-simple:1.7.30")
 
 
 @functools.cache
