@@ -17,6 +17,7 @@ from skewless.launch.deploy import constraints, write_files
 from tests.containers import DEPLOY, instructions
 from tests.servers.process import install_python
 
+DOCKERFILES = sorted(path.name for path in DEPLOY.glob("Dockerfile*"))
 MODEL, PORTS = "/models/model", {8500, 8501}
 
 
@@ -78,7 +79,7 @@ def test_what_an_image_is_made_of_is_not_ignored():
     lines = (DEPLOY / ".dockerignore").read_text().splitlines()
     kept = {line.removeprefix("!") for line in lines if line.startswith("!")}
     copied = set()
-    for name in ("Dockerfile", "Dockerfile.tensorflow-serving"):
+    for name in DOCKERFILES:
         for words in re.findall(
             r"^COPY (?!--from)(.*)$", (DEPLOY / name).read_text(), re.MULTILINE
         ):
@@ -253,7 +254,7 @@ def judge(program, *arguments):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.tensorflow-serving"])
+@pytest.mark.parametrize("name", DOCKERFILES)
 def test_hadolint_finds_nothing(judges, name):
     assert judge(judges / "hadolint", DEPLOY / name) == ""
 
