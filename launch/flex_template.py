@@ -13,7 +13,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import apache_beam as beam
 
@@ -161,8 +161,13 @@ class _Made(Exception):  # noqa: N818
 class _Template(Execution):
     """Makes the stream's job, and does what must be done before on this machine."""
 
-    def run(self, build: beam.PTransform, within: float | None = None) -> None:
-        del within
+    def run(
+        self,
+        build: beam.PTransform,
+        within: float | None = None,
+        until: Callable[[], bool] | None = None,
+    ) -> None:
+        del within, until
         if not isinstance(build, StreamRows):
             Execution(options=self.options).run(build)
             return

@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import functools
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -25,6 +26,10 @@ __all__ = ["IN_PROCESS", "Execution"]
 IN_PROCESS = "FnApiRunner"
 
 _RAISED = re.compile(r"^skewless\.errors\.(\w+Error): (.*)", re.MULTILINE)
+_LOOK_SECONDS = 1.0
+_OF_ELSEWHERE = re.compile(
+    r"--(runner|streaming|job_endpoint|environment_(type|config|options?)|sdk_worker_parallelism)\b"
+)
 _NO_MODULE = re.compile(r"ModuleNotFoundError: No module named '([\w.]+)'")
 # Whose errors are of a service, not of this program.
 _SERVICES = ("google.api_core.", "apache_beam.runners.dataflow.")
@@ -40,6 +45,8 @@ class Execution:
         options: Further options as on Beam's command line: `--name=value`.
         analysis: The engine of `Analyze`.
         further: Names of options that the runner has besides those of Beam's Python SDK.
+        ends_streams: Whether the runner ends a pipeline whose sources have ended; else it is
+            cancelled then.
 
     Raises:
         RecipeError: If nobody has such an option.
@@ -49,6 +56,7 @@ class Execution:
     options: tuple[str, ...] = ()
     analysis: str = "auto"
     further: frozenset[str] = frozenset()
+    ends_streams: bool = True
 
     def __post_init__(self) -> None:
         known = {*PipelineOptions([]).get_all_options(), *self.further}
@@ -65,16 +73,32 @@ class Execution:
         project: str | None = PipelineOptions(list(self.options)).get_all_options()["project"]
         return project
 
+    def here(self) -> Execution:
+        """Return where pipelines of little work run: in this process, with the same files.
+
+        A runner elsewhere takes seconds for each, and one for streams may never end them.
+        """
+        if self.runner == IN_PROCESS:
+            return self
+        kept = [word for word in self.options if not _OF_ELSEWHERE.match(word)]
+        return dataclasses.replace(self, runner=IN_PROCESS, options=tuple(kept), ends_streams=True)
+
     def reach_files(self) -> None:
         """Let this process reach files by the options with which pipelines do."""
         FileSystems.set_options(PipelineOptions(list(self.options)))
 
-    def run(self, build: beam.PTransform, within: float | None = None) -> None:
+    def run(
+        self,
+        build: beam.PTransform,
+        within: float | None = None,
+        until: Callable[[], bool] | None = None,
+    ) -> None:
         """Apply `build` to an empty pipeline and wait until it is done.
 
         Args:
             build: All of the pipeline.
             within: The seconds that it may take, where the runner is not this process.
+            until: Asked every second: whether the pipeline is done, though the runner goes on.
 
         Raises:
             SkewlessError: As a step raised it, without Beam's stack of stages.
@@ -84,7 +108,7 @@ class Execution:
         try:
             with _metrics_at_once():
                 pipeline | build
-                self._finish(pipeline.run(), within)
+                self._finish(pipeline.run(), within, until)
         except SkewlessError as error:
             raise type(error)(_WHILE_RUNNING.sub("", str(error))) from error
         except Exception as error:
@@ -94,18 +118,27 @@ class Execution:
                 raise
             raise self._told(error) from error
 
-    def _finish(self, result: PipelineResult, within: float | None) -> None:
+    def _finish(
+        self,
+        result: PipelineResult,
+        within: float | None,
+        until: Callable[[], bool] | None,
+    ) -> None:
         """Wait for a pipeline; cancel it when nobody waits for it any more."""
         try:
-            if within is None:
+            if until is not None:
+                while not PipelineState.is_terminal(result.state) and not until():
+                    time.sleep(_LOOK_SECONDS)
+            elif within is not None:
+                result.wait_until_finish(duration=round(within * 1000))
+            if (until is None and within is None) or PipelineState.is_terminal(result.state):
                 result.wait_until_finish()
                 return
-            result.wait_until_finish(duration=round(within * 1000))
+            result.cancel()
         except KeyboardInterrupt:
             result.cancel()
             raise
-        if not PipelineState.is_terminal(result.state):
-            result.cancel()
+        if within is not None:
             raise RunError(
                 f"{self.runner}: no worker answered within {within:.0f} s; see that workers run "
                 "where --environment_config says, and can reach this machine"

@@ -7,6 +7,7 @@ import dataclasses
 import pathlib
 import tempfile
 import time
+import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,13 +16,14 @@ import apache_beam as beam
 from skewless import progress
 from skewless.errors import RecipeError
 from skewless.pipeline.artifacts import latest_run
-from skewless.pipeline.execution import Execution
+from skewless.pipeline.execution import IN_PROCESS, Execution
 from skewless.pipeline.ledger import Ledger
 from skewless.pipeline.live import NewestRun, graph_of, live_rows, predict_rows
 from skewless.pipeline.recipe import Recipe, load_recipe
 from skewless.schema import column_names
 from skewless.storage import AnyPath, is_remote
 from skewless.transforms.durations import Duration
+from skewless.transforms.live.ended import NoteEnd
 from skewless.transforms.live.microbatches import (
     LiveRows,
     MicroBatches,
@@ -111,7 +113,8 @@ def stream(wanted: Stream) -> Ledger:
         tempfile.TemporaryDirectory() as folder,
     ):
         # Workers elsewhere can read where they write, not this machine.
-        state = wanted.output / _RIGHT if is_remote(wanted.output) else pathlib.Path(folder)
+        elsewhere = is_remote(wanted.output) or wanted.execution.runner != IN_PROCESS
+        state = wanted.output / _RIGHT if elsewhere else pathlib.Path(folder)
         return _follow(wanted, recipe, source, sink, store, state)
 
 
@@ -152,13 +155,25 @@ def _follow(
     batches = MicroBatches(live, store, graph)
     _drain(batches, batches.outbox(), outputs, wanted.execution)
     _await_leases(source, store)
-    wanted.execution.run(StreamRows(source, live, wanted.store, outputs))
+    _run(StreamRows(source, live, wanted.store, outputs), wanted)
     # What the last bundle has written is in the outbox still; to write it twice is no harm.
     _drain(batches, batches.outbox(), outputs, wanted.execution)
     while (released := batches.commit(None, all_waiting=True)) is not None:
         _drain(batches, [released], outputs, wanted.execution)
     note_end(store)
     return stream_ledger(read_counts(store), recipe.source.input_name)
+
+
+def _run(rows: StreamRows, wanted: Stream) -> None:
+    """Stream until the source ends, by the runner's word or, where it has none, by a file."""
+    if wanted.execution.ends_streams:
+        wanted.execution.run(rows)
+        return
+    ended = wanted.output / f".ended-{uuid.uuid4().hex}"
+    try:
+        wanted.execution.run(dataclasses.replace(rows, ended=str(ended)), until=ended.exists)
+    finally:
+        ended.unlink(missing_ok=True)
 
 
 def _folder_of(runs: AnyPath) -> AnyPath:
@@ -200,7 +215,7 @@ def _drain(
 ) -> None:
     """Write what was let go and may not have been written, then say that it is."""
     if released:
-        execution.run(_Drain(tuple(released), outputs))
+        execution.here().run(_Drain(tuple(released), outputs))
         batches.commit(None, (), [one.number for one in released])
 
 
@@ -222,20 +237,26 @@ class StreamRows(beam.PTransform):  # type: ignore[misc]
         live: How rows are made.
         store: The address of the online store.
         outputs: What is written, and where.
+        ended: A file to write when all is done; None for none.
     """
 
     source: Source
     live: LiveRows
     store: str
     outputs: Outputs
+    ended: str | None = None
 
     def expand(self, begin: beam.pvalue.PBegin) -> None:
         """Do all of it in one stage."""
         read = begin | "Read" >> self.source
         rows = read if isinstance(read, Rows) else Rows(read)
         committed = commit_rows(rows, self.live, self.store, self.outputs.graph)
-        for number, released in enumerate(committed):
-            _ = released | f"Write{number}" >> WriteReleased(self.outputs)
+        written = tuple(
+            released | f"Write{number}" >> WriteReleased(self.outputs)
+            for number, released in enumerate(committed)
+        )
+        if self.ended is not None:
+            _ = written | "NoteEnd" >> NoteEnd(self.ended)
 
 
 def stream_source(wanted: Stream, recipe: Recipe) -> Source:

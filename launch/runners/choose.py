@@ -89,7 +89,9 @@ def execution_on(
         server = start_job_server(_SERVERS[name](given))
         flags.append(f"--job_endpoint={server.endpoint}")
         known = server.options
-    execution = Execution(runner.BEAM, tuple(flags), analysis, further=known)
+    # Flink keeps its sources for its checkpoints, after they have ended too.
+    ends = name != "flink"
+    execution = Execution(runner.BEAM, tuple(flags), analysis, known, ends)
     if name in _SERVERS and not is_loopback:
         probe(execution)
     return execution

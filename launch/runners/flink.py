@@ -44,6 +44,8 @@ def options(given: Flags, *, streaming: bool) -> list[str]:
             "streaming": True,
             "parallelism": 1,
             "checkpointing_interval": _CHECKPOINT_MILLISECONDS,
+            # Else a checkpoint within the source's first bundle holds back what it gives, for ever.
+            "finish_bundle_before_checkpointing": True,
         }
     else:
         defaults["parallelism"] = _slots(master) if master not in LOCAL else os.cpu_count()

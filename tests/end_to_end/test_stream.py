@@ -45,6 +45,7 @@ from tests.end_to_end.streamed_flights import (
 from tests.flights import json_lines
 from tests.servers.pubsub import Emulator, Queue, pubsub_emulator
 from tests.servers.redis import Redis, redis
+from tests.what_works import works
 
 pytestmark = pytest.mark.integration
 
@@ -109,6 +110,8 @@ def stored_places(server: Redis, prefix: str, group: str) -> int:
     return sum(client.zcard(key) for key in keys)
 
 
+@works("a stream goes on after a kill", "in process")
+@works("a stream of Pub/Sub", "in process")
 def test_a_stream_that_was_killed_is_as_batch(
     emulator: Emulator, server: Redis, tmp_path: pathlib.Path
 ) -> None:

@@ -1,0 +1,98 @@
+"""A stream on a cluster of Flink, of which a TaskManager is killed: tiles are as in batch."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import threading
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pytest
+
+from skewless.pipeline.journey import Journey, journey
+from skewless.pipeline.stages import Quiet
+from skewless.transforms.online import open_store
+from tests.end_to_end.streamed_flights import (
+    check_tiles,
+    departures_of_2013,
+    reads,
+    streaming,
+    write_csv,
+    write_recipe,
+)
+from tests.end_to_end.test_stream import check_examples, check_ledger, plant, publish
+from tests.servers import flink
+from tests.servers.pubsub import Emulator, Queue, pubsub_emulator
+from tests.servers.redis import Redis, redis
+from tests.what_works import works
+
+pytestmark = pytest.mark.integration
+
+FLIGHTS = 10_000
+
+
+@pytest.fixture(scope="module")
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+    with pubsub_emulator(tmp_path_factory.mktemp("pubsub")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    with redis(tmp_path_factory.mktemp("redis"), durable=True) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[flink.SessionCluster]:
+    with flink.session_cluster(tmp_path_factory.mktemp("flink")) as running:
+        yield running
+
+
+@works("a stream goes on after a kill", "Flink cluster")
+@works("a stream of Pub/Sub", "Flink cluster")
+def test_a_job_goes_on_from_its_checkpoint_when_a_task_manager_is_killed(
+    emulator: Emulator, server: Redis, cluster: flink.SessionCluster, tmp_path: pathlib.Path
+) -> None:
+    del emulator
+    sent = plant(departures_of_2013(FLIGHTS))
+    accepted = sent.table.filter(pa.array([i not in sent.late for i in range(len(sent.table))]))
+    few = write_csv(accepted.take(pa.array(range(0, len(accepted), 10))), tmp_path / "flights.csv")
+    recipe = write_recipe(tmp_path, few, "recipe")
+    run = journey(Journey(recipe, tmp_path / "runs", until="transform"), Quiet()).paths
+
+    queue = Queue()
+    half = len(sent.messages) // 2
+    publish(queue, sent.messages[:half])
+    address, output = f"{server.url}?prefix=flink:", tmp_path / "out"
+    arguments = [str(recipe), "--source", f"pubsub:{queue.subscription}", "--run", str(run.root)]
+    arguments += ["--store", address, "--output", str(output), "--hold", "30m"]
+    arguments += ["--keep", "400d", "--remember", "400d", "--stop-when-idle", "20"]
+    arguments += ["--runner", "flink", f"--flink_master={cluster.master}"]
+    arguments += [f"--flink_job_server_jar={flink.job_server_jar()}"]
+    arguments += ["--checkpointing_interval=2000"]
+    with (
+        contextlib.closing(open_store(address)) as store,
+        streaming(tmp_path / "stream.log", *arguments) as process,
+    ):
+        process.until(lambda: reads(store) >= half // 2)
+        cluster.kill_task_manager("taskmanager-1")
+        rest = threading.Thread(target=publish, args=[queue, sent.messages[half:]])
+        rest.start()
+        cluster.start_task_manager()
+        rest.join()
+        process.end()
+        check_ledger(store, sent, output)
+        check_tiles(store, recipe, run, accepted, tmp_path)
+    assert restored(cluster) >= 1
+    check_examples(run, sent.table, output, tmp_path / "whole")
+    # What the killed one had in work comes again when its lease ends, a minute later: a stream
+    # that goes on knows it by its id.
+    assert {message.data for message in queue.drain()} <= set(sent.messages)
+
+
+def restored(cluster: flink.SessionCluster) -> int:
+    """Return how often a job went on from a checkpoint."""
+    jobs = [job["id"] for job in cluster.get("jobs")["jobs"]]
+    return sum(cluster.get(f"jobs/{job}/checkpoints")["counts"]["restored"] for job in jobs)
