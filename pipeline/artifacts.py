@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 _MANIFEST = "manifest.json"
+_ROW_PARTS = "part-*.parquet"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +108,11 @@ class RunPaths:
 
     def row_parts(self, split: str) -> list[AnyPath]:
         """Return the parts of rows of a split, in order."""
-        return paths_in(self.rows / split, "part-*.parquet")
+        return paths_in(self.rows / split, _ROW_PARTS)
+
+    def rows_of(self, split: str) -> str:
+        """Return the pattern of the parts of rows of a split, however many there are."""
+        return str(self.rows / split / _ROW_PARTS)
 
     def example_parts(self, split: str) -> list[AnyPath]:
         """Return the parts of features of a split, in order."""

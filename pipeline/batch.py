@@ -278,7 +278,6 @@ def _analyze(
         used = {*columns, *recipe.label.inputs}
         graph_schema = drop_columns(schema, set(column_names(schema)) - used)
         preprocessing_fn = build_preprocessing_fn(recipe.features, recipe.label, graph_schema)
-    rows = [str(path) for path in paths.row_parts("train")]
     analyze = Analyze(
         graph_schema,
         preprocessing_fn,
@@ -286,7 +285,7 @@ def _analyze(
         str(made.root / "tmp"),
         engine=execution.analysis,
     )
-    execution.run(_AnalyzeRows(ReadParquet(rows, schema=graph_schema), analyze))
+    execution.run(_AnalyzeRows(ReadParquet(paths.rows_of("train"), schema=graph_schema), analyze))
     if analyze.fallback:
         progress.note(analyze.fallback)
     with local_copy(made.transform_graph) as graph:
@@ -321,12 +320,12 @@ def _write_examples(
     rejected.mkdir(parents=True, exist_ok=True)
     for unfinished in [*paths.rows.rglob(".*"), *made.examples.rglob(".*")]:
         unfinished.unlink()
-    parts = [str(part) for split in SPLITS for part in paths.row_parts(split)]
     for split in SPLITS:
         (made.examples / split).mkdir(parents=True, exist_ok=True)
     execution.run(
         _TransformParts(
-            parts, WriteExamples(str(paths.transform_graph), str(made.examples), str(rejected))
+            str(paths.root),
+            WriteExamples(str(paths.transform_graph), str(made.examples), str(rejected)),
         )
     )
     main = recipe.source.input_name
@@ -346,9 +345,15 @@ def _write_examples(
 
 @dataclasses.dataclass(eq=False)
 class _TransformParts(beam.PTransform):  # type: ignore[misc]
-    parts: list[str]
+    run: str
     write: WriteExamples
 
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[str]:
-        parts = begin | "ListParts" >> beam.Create(self.parts)
+        # Listed by a worker: the names of all parts would make the pipeline as long as the data.
+        splits = begin | "Splits" >> beam.Create(SPLITS)
+        parts = splits | "ListParts" >> beam.FlatMap(_list_parts, self.run)
         return parts | "Spread" >> beam.Reshuffle() | "WriteExamples" >> self.write
+
+
+def _list_parts(split: str, run: str) -> list[str]:
+    return [str(part) for part in RunPaths(path_of(run)).row_parts(split)]

@@ -199,13 +199,12 @@ def _evaluate(
 ) -> dict[str, Any]:
     paths = run.paths
     trained = run.manifest["stages"]["train"]["result"]
-    parts = [str(path) for path in paths.row_parts("test")]
     remove_tree(made.evaluation)
     schema = parse_schema(paths.schema.read_text(), str(paths.schema))
     model = str(paths.newest_model())
     execution.run(
         _EvaluateRows(
-            ReadParquet(parts, schema=schema),
+            ReadParquet(paths.rows_of("test"), schema=schema),
             _Scorer(model, str(paths.transform_graph), recipe.label_key, recipe.evaluation.slices),
             Evaluate(
                 str(made.evaluation),

@@ -71,7 +71,7 @@ class Fit(beam.PTransform):  # type: ignore[misc]
             rows = paths | "ReadCache" >> beam.ParDo(_ReadTensorColumns(self.raw_schema))
             written = rows | "AnalyzeDataset" >> _AnalyzeDataset(self)
         else:
-            known = paths | "RunPhases" >> RunPhases(self.phases)
+            known = paths | "RunPhases" >> RunPhases(self.phases, f"{self.temp_dir}/phases")
             written = known | "WriteGraph" >> beam.Map(
                 _write_graph, GraphWriter.of(self.traced), self.output_dir
             )

@@ -100,7 +100,8 @@ class Progress:
     Attributes:
         known: The constants found in earlier phases, by tensor.
         running: The combiners of this phase that have to see the rows (again).
-        finished: The outputs of those that are done.
+        finished: The outputs of those that are done, and of the steps that follow, as far as
+            anything needs them still: whoever reads rows gets all of it.
     """
 
     known: Mapping[str, Known]
@@ -134,20 +135,30 @@ def advance(progress: Progress, merged: Mapping[str, Any], phase: Phase) -> Prog
             finished[name] = combiner.extract_output(accumulator)
         else:
             running[name] = refined
+    # A vocabulary becomes a file at once: no later pass is to carry its tokens along.
+    outputs = _outputs(phase.steps, finished)
     if running:
-        return Progress(progress.known, running, finished)
-    known = {**progress.known, **_bind(phase.bindings, _outputs(phase.steps, finished))}
+        return Progress(progress.known, running, _still_needed(outputs, phase))
+    known = {**progress.known, **_bind(phase.bindings, outputs)}
     return Progress(known, {}, {})
 
 
 def _outputs(
     steps: Iterable[Step], finished: Mapping[str, Sequence[Any]]
 ) -> dict[str, Sequence[Any]]:
-    """Return the outputs of folds and steps by name; steps come after what they need."""
+    """Return the outputs by name, also of the steps that have all they need."""
     outputs = dict(finished)
     for step in steps:
-        outputs[step.name] = step.function(*(outputs[name][at] for name, at in step.inputs))
+        if step.name not in outputs and all(name in outputs for name, _ in step.inputs):
+            outputs[step.name] = step.function(*(outputs[name][at] for name, at in step.inputs))
     return outputs
+
+
+def _still_needed(outputs: Mapping[str, Sequence[Any]], phase: Phase) -> dict[str, Sequence[Any]]:
+    """Return the outputs that are bound, or that a step waits for which lacks others."""
+    needed = {binding.source.name for binding in phase.bindings}
+    needed |= {name for step in phase.steps if step.name not in outputs for name, _ in step.inputs}
+    return {name: output for name, output in outputs.items() if name in needed}
 
 
 def _bind(bindings: Iterable[Binding], outputs: Mapping[str, Sequence[Any]]) -> dict[str, Known]:

@@ -73,7 +73,7 @@ def found(folder, values, size=3):
     phases = (median_of("m", "x"), median_of("again", "x", less="m"))
     with beam.Pipeline("FnApiRunner") as begin:
         rows = begin | beam.Create(batches(values, size), reshuffle=False)
-        known = rows | CacheRows(str(folder / "rows")) | RunPhases(phases)
+        known = rows | CacheRows(str(folder / "rows")) | RunPhases(phases, str(folder / "phases"))
         expected = lower_median(values)
         above = lower_median([max(value - expected, 0) for value in values])
         assert_that(

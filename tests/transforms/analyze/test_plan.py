@@ -83,6 +83,28 @@ def test_nothing_is_bound_before_the_last_combiner_is_done():
     assert second.known["least:0"].value == 2
 
 
+def test_what_no_later_pass_needs_is_not_carried_along():
+    refining = phase(counts=True)
+    refining = refining._replace(bindings=refining.bindings[1:])
+    first = advance(Progress.at(refining, {}), {"least": 2.0, "rare": 2.0}, refining)
+    assert first.finished == {"again": [12.0, 18.0]}
+    second = advance(first, {"rare": 5}, refining)
+    assert second.known == {"rare:0": Known(5.0, 1), "twelve:0": Known(12.0, 1)}
+
+
+def test_a_step_waits_for_all_that_it_needs():
+    refining = phase(counts=True)
+    both = Step(
+        "both", lambda one, other: [one + other], (Reference("doubled", 0), Reference("rare", 0))
+    )
+    refining = refining._replace(
+        steps=(*refining.steps, both), bindings=(Binding("sum:0", 1, Reference("both", 0)),)
+    )
+    first = advance(Progress.at(refining, {}), {"least": 2.0, "rare": 2.0}, refining)
+    assert sorted(first.finished) == ["doubled"]
+    assert advance(first, {"rare": 5}, refining).known == {"sum:0": Known(9.0, 1)}
+
+
 def test_a_phase_that_sees_no_rows_still_ends():
     done = advance(Progress.at(phase(), {}), {}, phase())
     assert done.known["least:0"].value == np.inf
