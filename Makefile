@@ -27,7 +27,9 @@ check: $(VENV)/.dev  ## Lint, format, types, and the layers
 	$(BIN)/lint-imports
 
 integration: $(VENV)/.dev  ## Run the slow tests: fresh environments, real runners and servers
-	$(BIN)/python -m pytest -m integration
+	rm -f build/what_works.json
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m integration
+	$(BIN)/python -m tests.what_works --check docs/runners.md
 
 bench: $(VENV)/.dev  ## Measure skewless beside its peers: 90 minutes; then AUC, after a demo
 	$(BIN)/python -m tests.benchmarks --docs docs/benchmarks.md

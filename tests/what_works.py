@@ -9,6 +9,7 @@ A test says with `works` what it shows. `make integration` keeps what came of it
 
 from __future__ import annotations
 
+import fcntl
 import json
 import pathlib
 import sys
@@ -19,6 +20,7 @@ import pytest
 RESULTS = pathlib.Path(__file__).parents[1] / "build" / "what_works.json"
 BEGIN, END = "<!-- what works -->", "<!-- end -->"
 
+FAILS = "fails"
 RUNNERS = (
     "in process",
     "Prism",
@@ -43,13 +45,17 @@ def works(what: str, on: str, *, says: str = "yes") -> pytest.MarkDecorator:
 
 
 def keep(marks: Sequence[pytest.Mark], passed: bool) -> None:
-    """Write down what a test has shown; it fails what another part of it has shown before."""
-    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    for mark in marks:
-        what, on, says = mark.args
-        found.setdefault(what, {})[on] = says if passed else "fails"
+    """Write down what a test has shown; tests run in several processes."""
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(found, indent=1, sort_keys=True))
+    with RESULTS.with_suffix(".lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        for mark in marks:
+            what, on, says = mark.args
+            row = found.setdefault(what, {})
+            # One test that fails is enough, until the results are begun anew.
+            row[on] = says if passed and row.get(on) != FAILS else FAILS
+        RESULTS.write_text(json.dumps(found, indent=1, sort_keys=True))
 
 
 def table() -> str:

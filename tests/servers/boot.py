@@ -9,9 +9,18 @@ from collections.abc import Iterator, Mapping
 
 from apache_beam.version import __version__ as beam_version
 
-from tests.servers.process import FOLDER, free_port, install_debian, listens, missing, running
+from tests.servers.process import (
+    FOLDER,
+    free_port,
+    install_debian,
+    listens,
+    missing,
+    one_at_a_time,
+    running,
+)
 
 
+@one_at_a_time()
 def install() -> pathlib.Path:
     """Return the path of the program, which an image has at /opt/apache/beam/boot."""
     folder = FOLDER / f"boot-{beam_version}"

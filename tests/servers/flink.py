@@ -13,7 +13,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from tests.servers.job_server import thin_jar
-from tests.servers.process import FOLDER, free_port, install_debian, install_jars, running
+from tests.servers.process import (
+    FOLDER,
+    free_port,
+    install_debian,
+    install_jars,
+    one_at_a_time,
+    running,
+)
 
 VERSION = "1.19"
 BEAM = "2.70.0"
@@ -42,6 +49,7 @@ def install() -> pathlib.Path:
 
 
 @functools.cache
+@one_at_a_time()
 def job_server_jar() -> pathlib.Path:
     """Return what `--flink_job_server_jar` takes."""
     install_debian("java", "openjdk-17-jre-headless")

@@ -9,9 +9,10 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.version import __version__ as beam_version
 
-from tests.servers.process import FOLDER, install_debian, missing
+from tests.servers.process import FOLDER, install_debian, missing, one_at_a_time
 
 
+@one_at_a_time()
 def install() -> pathlib.Path:
     """Return the path of the program."""
     folder = FOLDER / f"prism-{beam_version}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import pathlib
 import shutil
@@ -37,6 +38,27 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+_depth = 0
+
+
+@contextlib.contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Let no other process install meanwhile: it may be about to install the same."""
+    global _depth
+    if _depth:
+        yield
+        return
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with (FOLDER / ".lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _depth += 1
+        try:
+            yield
+        finally:
+            _depth -= 1
+
+
+@one_at_a_time()
 def install_python(name: str, *requirements: str) -> pathlib.Path:
     """Return the folder of programs of a virtual environment that holds `requirements`."""
     folder = FOLDER / name
@@ -51,6 +73,7 @@ def install_python(name: str, *requirements: str) -> pathlib.Path:
     return folder / "bin"
 
 
+@one_at_a_time()
 def install_jars(name: str, *coordinates: str) -> pathlib.Path:
     """Return a folder with the jars `group:artifact:version` and all that they need."""
     folder = FOLDER / name
@@ -77,6 +100,7 @@ def install_jars(name: str, *coordinates: str) -> pathlib.Path:
     return folder / "jars"
 
 
+@one_at_a_time()
 def install_debian(program: str, *packages: str) -> str:
     """Return the path of a program, installed from Debian's packages where it is missing."""
     found = shutil.which(program)

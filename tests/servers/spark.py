@@ -18,6 +18,7 @@ from tests.servers.process import (
     install_debian,
     install_jars,
     install_python,
+    one_at_a_time,
     running,
 )
 
@@ -26,6 +27,7 @@ VERSION = "3.5.0"
 
 
 @functools.cache
+@one_at_a_time()
 def install() -> pathlib.Path:
     """Return a folder like Spark's own, whose jars are those of Spark and of Beam's runner on it.
 
@@ -58,6 +60,7 @@ def _parts(jar: pathlib.Path) -> tuple[str, list[int]]:
 
 
 @functools.cache
+@one_at_a_time()
 def job_server_jar() -> pathlib.Path:
     """Return what `--spark_job_server_jar` takes."""
     install_debian("java", "openjdk-17-jre-headless")
