@@ -82,12 +82,15 @@ def execution_on(
     is_loopback = Flags(flags).get("environment_type") == "LOOPBACK"
     if is_loopback:
         lost_connections_hidden()
-    if name in _SERVERS and "job_endpoint" not in given:
+    if name in _SERVERS:
         # Here, for it takes half a second to import.
-        from skewless.launch.runners.job_server import start_job_server
+        from skewless.launch.runners.job_server import find_job_server, start_job_server
 
-        server = start_job_server(_SERVERS[name](given))
-        flags.append(f"--job_endpoint={server.endpoint}")
+        if "job_endpoint" in given:
+            server = find_job_server(given["job_endpoint"])
+        else:
+            server = start_job_server(_SERVERS[name](given))
+            flags.append(f"--job_endpoint={server.endpoint}")
         known = server.options
     # Flink keeps its sources for its checkpoints, after they have ended too.
     ends = name != "flink"

@@ -55,13 +55,17 @@ def options(given: Flags, *, streaming: bool) -> list[str]:
 def check(given: Flags, *, streaming: bool) -> Iterator[Finding]:
     """See that there are Java, the job server, and a cluster with room for a job."""
     del streaming
-    yield from check_java(given, "Flink", 11, 21)
+    # A job server that runs already has brought its own.
+    starts = "job_endpoint" not in given
+    if starts:
+        yield from check_java(given, "Flink", 11, 21)
     master = _master(given)
     if master in LOCAL:
         yield Finding("Flink runs on this machine for as long as the command does")
     else:
         yield from _check_cluster(master)
-    yield from check_file("Flink's job server", _jar(given), _folder(given), f"--{_JAR}")
+    if starts:
+        yield from check_file("Flink's job server", _jar(given), _folder(given), f"--{_JAR}")
 
 
 def server(given: Flags) -> list[str]:

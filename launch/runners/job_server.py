@@ -13,14 +13,14 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import grpc
 from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
 
 from skewless.errors import RunError
 
-__all__ = ["JobServer", "start_job_server"]
+__all__ = ["JobServer", "find_job_server", "start_job_server"]
 
 _START_SECONDS = 30.0
 _LOOK_SECONDS = 0.2
@@ -55,6 +55,9 @@ def start_job_server(command: Sequence[str]) -> JobServer:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     words = [*command, "--job-port", str(port), "--artifact-port", "0", "--expansion-port", "0"]
+    if setpriv := shutil.which("setpriv"):
+        # However this process ends, so does the server: the kernel sees to it.
+        words = [setpriv, "--pdeathsig", "TERM", *words]
     log = folder / "job_server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -65,26 +68,46 @@ def start_job_server(command: Sequence[str]) -> JobServer:
             start_new_session=True,
         )
     atexit.register(_stop, process, folder)
-    endpoint = f"localhost:{port}"
-    return JobServer(endpoint, _names_of(endpoint, process, log))
+    server = _wait_for(f"localhost:{port}", lambda: process.poll() is None)
+    if server is None:
+        said = log.read_text(errors="replace").splitlines()
+        why = next((line.strip() for line in said if _SAYS_WHY.search(line)), "it says nothing")
+        raise RunError(f"the job server did not start: {why}")
+    return server
 
 
-def _names_of(endpoint: str, process: subprocess.Popen[bytes], log: pathlib.Path) -> frozenset[str]:
-    """Wait for the server; return the names of its options."""
+def find_job_server(endpoint: str) -> JobServer:
+    """Return a job server that somebody else has started, or is starting.
+
+    Args:
+        endpoint: HOST:PORT, where it takes jobs.
+
+    Raises:
+        RunError: If it does not answer within 30 seconds.
+    """
+    server = _wait_for(endpoint, lambda: True)
+    if server is None:
+        raise RunError(
+            f"--job_endpoint={endpoint}: no job server answers there; start it, or leave the "
+            "option out to have one started"
+        )
+    return server
+
+
+def _wait_for(endpoint: str, may_come: Callable[[], bool]) -> JobServer | None:
+    """Return the server as soon as it tells its options; None if it does not."""
     end = time.monotonic() + _START_SECONDS
     with grpc.insecure_channel(endpoint) as channel:
         jobs = beam_job_api_pb2_grpc.JobServiceStub(channel)
         request = beam_job_api_pb2.DescribePipelineOptionsRequest()
-        while time.monotonic() < end and process.poll() is None:
+        while time.monotonic() < end and may_come():
             try:
                 told = jobs.DescribePipelineOptions(request, timeout=_START_SECONDS)
             except grpc.RpcError:
                 time.sleep(_LOOK_SECONDS)
             else:
-                return frozenset(option.name for option in told.options)
-    said = log.read_text(errors="replace").splitlines()
-    why = next((line.strip() for line in said if _SAYS_WHY.search(line)), "it says nothing")
-    raise RunError(f"the job server did not start: {why}")
+                return JobServer(endpoint, frozenset(option.name for option in told.options))
+    return None
 
 
 def _stop(process: subprocess.Popen[bytes], folder: pathlib.Path) -> None:

@@ -39,13 +39,17 @@ def check(given: Flags, *, streaming: bool) -> Iterator[Finding]:
         what = "Beam's Spark runner reads no unbounded source from Python"
         yield Finding(what, False, "stream with --runner flink, or --runner direct")
         return
-    yield from check_java(given, "Spark", 8, 17)
+    # A job server that runs already has brought its own.
+    starts = "job_endpoint" not in given
+    if starts:
+        yield from check_java(given, "Spark", 8, 17)
     master = _master(given)
     if _LOCAL.match(master):
         yield Finding("Spark runs on this machine for as long as the command does")
     else:
         yield from _check_cluster(master)
-    yield from check_file("Spark's job server", _jar(given), _folder(given), f"--{_JAR}")
+    if starts:
+        yield from check_file("Spark's job server", _jar(given), _folder(given), f"--{_JAR}")
 
 
 def server(given: Flags) -> list[str]:
