@@ -14,7 +14,7 @@ from typing import Any
 import apache_beam as beam
 
 from skewless import progress
-from skewless.errors import RecipeError
+from skewless.errors import RecipeError, RunError
 from skewless.pipeline.artifacts import latest_run
 from skewless.pipeline.execution import IN_PROCESS, Execution
 from skewless.pipeline.ledger import Ledger
@@ -103,7 +103,8 @@ def stream(wanted: Stream) -> Ledger:
         The ledger of all that the store has seen, checked.
 
     Raises:
-        SkewlessError: If the recipe, the source or the store is wrong.
+        SkewlessError: If the recipe, the source or the store is wrong, or somebody stopped
+            the job.
     """
     recipe = load_recipe(wanted.recipe)
     source = stream_source(wanted, recipe)
@@ -172,6 +173,12 @@ def _run(rows: StreamRows, wanted: Stream) -> None:
     ended = wanted.output / f".ended-{uuid.uuid4().hex}"
     try:
         wanted.execution.run(dataclasses.replace(rows, ended=str(ended)), until=ended.exists)
+        if not ended.exists():
+            # With a savepoint, for one: what waits is to wait on.
+            raise RunError(
+                f"{wanted.execution.runner}: the job was stopped before its source ended; start "
+                "it again to go on, from the store or with --savepoint_path=PATH"
+            )
     finally:
         ended.unlink(missing_ok=True)
 

@@ -12,6 +12,7 @@ import pytest
 
 from skewless.pipeline.journey import Journey, journey
 from skewless.pipeline.stages import Quiet
+from skewless.transforms.live.microbatches import read_counts
 from skewless.transforms.online import open_store
 from tests.end_to_end.streamed_flights import (
     check_tiles,
@@ -29,7 +30,7 @@ from tests.what_works import works
 
 pytestmark = pytest.mark.integration
 
-FLIGHTS = 10_000
+FLIGHTS, FEW_FLIGHTS = 10_000, 3_000
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,55 @@ def test_a_job_goes_on_from_its_checkpoint_when_a_task_manager_is_killed(
     # What the killed one had in work comes again when its lease ends, a minute later: a stream
     # that goes on knows it by its id.
     assert {message.data for message in queue.drain()} <= set(sent.messages)
+
+
+@works("a stream goes on from a savepoint", "Flink cluster")
+def test_a_stream_that_was_stopped_with_a_savepoint_goes_on_from_it(
+    emulator: Emulator, server: Redis, cluster: flink.SessionCluster, tmp_path: pathlib.Path
+) -> None:
+    del emulator
+    sent = plant(departures_of_2013(FEW_FLIGHTS))
+    accepted = sent.table.filter(pa.array([i not in sent.late for i in range(len(sent.table))]))
+    few = write_csv(accepted.take(pa.array(range(0, len(accepted), 5))), tmp_path / "flights.csv")
+    queue = Queue()
+    recipe = write_recipe(tmp_path, few, "recipe")
+    # What was in work when it stopped is free again when the lease ends, for which it waits.
+    source = f"stream=sk.ReadPubSub({queue.subscription!r}, lease_seconds=10),"
+    recipe.write_text(recipe.read_text().replace("seed=1,", f"seed=1,\n    {source}"))
+    run = journey(Journey(recipe, tmp_path / "runs", until="transform"), Quiet()).paths
+
+    half = len(sent.messages) // 2
+    publish(queue, sent.messages[:half])
+    address, output = f"{server.url}?prefix=savepoint:", tmp_path / "out"
+    arguments = [str(recipe), "--run", str(run.root), "--store", address, "--output", str(output)]
+    arguments += ["--hold", "30m", "--keep", "400d", "--remember", "400d", "--stop-when-idle", "8"]
+    arguments += ["--runner", "flink", f"--flink_master={cluster.master}"]
+    arguments += [f"--flink_job_server_jar={flink.job_server_jar()}"]
+    arguments += ["--checkpointing_interval=2000", "--externalized_checkpoints_enabled"]
+    arguments += ["--retain_externalized_checkpoints_on_cancellation"]
+    with contextlib.closing(open_store(address)) as store:
+        with streaming(tmp_path / "first.log", *arguments) as process:
+            process.until(lambda: reads(store) >= half // 2)
+            (job,) = cluster.running()
+            kept = cluster.get(f"jobs/{job}/checkpoints/config")["externalization"]
+            assert kept == {"enabled": True, "delete_on_cancellation": False}
+            savepoint = cluster.stop_with_savepoint(job)
+            process.until(lambda: not process.is_running())
+            # Rows that wait are not let go: the stream has not ended.
+            assert "start it again" in process.said()
+            assert read_counts(store)["waiting", ""] > 0
+        publish(queue, sent.messages[half:])
+        arguments.append(f"--savepoint_path={savepoint}")
+        with streaming(tmp_path / "second.log", *arguments) as process:
+            process.until(lambda: bool(cluster.running()))
+            (job,) = cluster.running()
+            process.end()
+        told = cluster.get(f"jobs/{job}/checkpoints")
+        assert told["counts"]["restored"] == 1
+        assert told["latest"]["restored"]["is_savepoint"]
+        assert told["latest"]["restored"]["external_path"] == savepoint
+        check_ledger(store, sent, output)
+        check_tiles(store, recipe, run, accepted, tmp_path)
 
 
 def restored(cluster: flink.SessionCluster) -> int:

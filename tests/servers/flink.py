@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import signal
+import time
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
@@ -144,6 +145,34 @@ io.tmp.dirs: {folder / "tmp"}
         ):
             return json.load(answer)
         return None
+
+    def post(self, path: str, body: Any) -> Any:
+        """Return the answer to a request of Flink's REST API."""
+        request = urllib.request.Request(
+            f"http://{self.master}/{path}",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+
+    def running(self) -> list[str]:
+        """Return the ids of the jobs that run."""
+        jobs = self.get("jobs")["jobs"]
+        return [job["id"] for job in jobs if job["status"] == "RUNNING"]
+
+    def stop_with_savepoint(self, job: str) -> str:
+        """Stop a job between two bundles; return what `--savepoint_path` takes."""
+        trigger = self.post(f"jobs/{job}/stop", {"drain": False})["request-id"]
+        end = time.monotonic() + 60
+        while True:
+            told = self.get(f"jobs/{job}/savepoints/{trigger}")
+            if told is not None and told["status"]["id"] == "COMPLETED":
+                path: str | None = told["operation"].get("location")
+                assert path is not None, told
+                return path
+            assert time.monotonic() < end, told
+            time.sleep(0.2)
 
     def _command(self, main: str, *arguments: str, memory: str) -> list[str]:
         java = [self._java, f"-Xmx{memory}", "-XX:+UseSerialGC", *_OPEN]
