@@ -6,7 +6,9 @@ import argparse
 import os
 import pathlib
 import re
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 
@@ -165,6 +167,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _LIGHT[options.command](options)
         with native_notices_hidden():
             from skewless.launch import commands
+        if threading.current_thread() is threading.main_thread():
+            # As Ctrl-C does, who stops a container is to cancel the job, which would go on alone.
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
         code = commands.COMMANDS[options.command](options)
     except SkewlessError as error:
         if options.debug:

@@ -1,5 +1,8 @@
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -64,3 +67,25 @@ def test_wrong_path_is_one_line(
     assert len(lines) == 1
     assert lines[0].startswith("skewless: ")
     assert words in lines[0]
+
+
+def test_to_be_told_to_stop_is_as_ctrl_c(
+    capsys: pytest.CaptureFixture[str], tmp_path, monkeypatch
+) -> None:
+    from skewless.launch import commands
+
+    def work(options: object) -> int:
+        del options
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+        return 0
+
+    monkeypatch.setitem(commands.COMMANDS, "run", work)
+    recipe = tmp_path / "r.py"
+    recipe.write_text("")
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert main(["run", str(recipe)]) == 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "stopped; the same command goes on" in capsys.readouterr().err
