@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 import yaml
+from apache_beam.options.pipeline_options import FlinkRunnerOptions
 from google.protobuf import text_format
 from packaging.requirements import Requirement
 from tensorflow_serving.config import model_server_config_pb2
@@ -14,6 +15,7 @@ from tensorflow_serving.config import model_server_config_pb2
 from skewless.errors import RecipeError
 from skewless.launch.command_line import main, make_parser
 from skewless.launch.deploy import constraints, write_files
+from skewless.launch.runners.flink import WORKER_POOL
 from tests.containers import DEPLOY, instructions
 from tests.servers.process import install_python
 
@@ -184,6 +186,141 @@ def test_kubernetes_objects_name_each_other(objects, pod, container):
     assert objects["Secret"]["stringData"] == {token_file.name: ""}
 
 
+@pytest.fixture(scope="module")
+def on_flink():
+    """What flink.yaml describes, by kind."""
+    found = yaml.safe_load_all((DEPLOY / "flink.yaml").read_text())
+    return {one["kind"]: one for one in found}
+
+
+@pytest.fixture(scope="module")
+def session(on_flink):
+    return on_flink["FlinkDeployment"]["spec"]
+
+
+@pytest.fixture(scope="module")
+def stream_pod(on_flink):
+    return on_flink["Job"]["spec"]["template"]["spec"]
+
+
+def named(containers):
+    return {one["name"]: one for one in containers}
+
+
+def flink_pods(session):
+    """Return the specs of the operator's templates: of all pods, and of each kind."""
+    templates = (session, session["jobManager"], session["taskManager"])
+    return [one["podTemplate"]["spec"] for one in templates]
+
+
+def test_flink_is_one_that_beam_knows_with_its_job_server(session, stream_pod):
+    version = session["flinkVersion"].removeprefix("v").replace("_", ".")
+    assert version in FlinkRunnerOptions.PUBLISHED_FLINK_VERSIONS
+    assert session["image"].startswith(f"flink:{version}-")
+    beam = re.search(r"^ARG BEAM=(.*)$", (DEPLOY / "Dockerfile.worker").read_text(), re.MULTILINE)[
+        1
+    ]
+    (server,) = stream_pod["initContainers"]
+    assert server["image"] == f"apache/beam_flink{version}_job_server:{beam}"
+    # It runs beside the stream, and ends with it.
+    assert server["restartPolicy"] == "Always"
+
+
+def test_flink_has_what_skewless_and_a_restart_need(session):
+    # A session cluster that starts TaskManagers for jobs only has no slots to be seen before.
+    assert session["mode"] == "standalone"
+    assert session["taskManager"]["replicas"] >= 1
+    assert "job" not in session
+    settings = session["flinkConfiguration"]
+    assert all(isinstance(value, str) for value in settings.values()), "as the operator wants it"
+    assert settings["high-availability.type"] == "kubernetes"
+    _, manager, worker = flink_pods(session)
+    (volume,) = flink_pods(session)[0]["volumes"]
+    (main_container,) = flink_pods(session)[0]["containers"]
+    (mount,) = main_container["volumeMounts"]
+    assert mount["name"] == volume["name"]
+    for name in ("high-availability.storageDir", "state.checkpoints.dir", "state.savepoints.dir"):
+        assert settings[name].startswith(f"file://{mount['mountPath']}/")
+    for pod in (manager, worker):
+        main_container = named(pod["containers"])["flink-main-container"]
+        assert {"startupProbe", "livenessProbe"} <= set(main_container)
+    probe = named(worker["containers"])["flink-main-container"]["livenessProbe"]
+    assert str(probe["tcpSocket"]["port"]) == settings["taskmanager.rpc.port"]
+
+
+def test_flink_s_workers_are_the_image_s_as_a_pool(session):
+    image = instructions("Dockerfile.worker")
+    assert json.loads(image["ENTRYPOINT"]) == ["/opt/apache/beam/boot"]
+    workers = named(flink_pods(session)[2]["containers"])["workers"]
+    assert "command" not in workers, "the entry point is the one that knows --worker_pool"
+    assert workers["args"] == ["--worker_pool"]
+    (port,) = workers["ports"]
+    assert f"localhost:{port['containerPort']}" == WORKER_POOL
+    for probe in ("startupProbe", "livenessProbe"):
+        assert workers[probe]["tcpSocket"] == {"port": port["name"]}
+
+
+def test_skewless_understands_the_stream_on_flink(on_flink, session, stream_pod):
+    (container,) = stream_pod["containers"]
+    assert container["command"] == ["skewless"]
+    assert container["image"] == named(flink_pods(session)[2]["containers"])["workers"]["image"]
+    command, *arguments = container["args"]
+    options, rest = make_parser().parse_known_args([command, *arguments])
+    assert (command, options.runner) == ("stream", "flink")
+    flags = dict(word.removeprefix("--").partition("=")[::2] for word in rest)
+    assert set(flags) == {
+        "flink_master",
+        "job_endpoint",
+        "externalized_checkpoints_enabled",
+        "retain_externalized_checkpoints_on_cancellation",
+    }
+    (server,) = stream_pod["initContainers"]
+    served = dict(word.removeprefix("--").split("=", 1) for word in server["args"])
+    assert flags["job_endpoint"] == f"localhost:{served['job-port']}"
+    # The operator makes this Service.
+    rest_service = f"{on_flink['FlinkDeployment']['metadata']['name']}-rest:8081"
+    assert flags["flink_master"] == served["flink-master"] == rest_service
+    assert f"http://{rest_service}/jobs/ID/stop" in (DEPLOY / "flink.yaml").read_text()
+    # What is written is where the workers, who write it, and the next pod find it.
+    places = (options.recipe, options.run, options.output, served["artifacts-dir"])
+    assert all(str(place).startswith("/data/") for place in places)
+
+
+def test_flink_s_objects_name_each_other_and_grant_nothing(on_flink, session, stream_pod):
+    assert set(on_flink) == {"PersistentVolumeClaim", "FlinkDeployment", "Job"}
+    common, _, worker = flink_pods(session)
+    claim = on_flink["PersistentVolumeClaim"]["metadata"]["name"]
+    for pod in (common, stream_pod):
+        assert pod["securityContext"]["runAsNonRoot"]
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        volumes = named(pod["volumes"])
+        assert volumes["data"]["persistentVolumeClaim"]["claimName"] == claim
+    assert common["securityContext"] == stream_pod["securityContext"], "of one owner's files"
+    assert stream_pod["automountServiceAccountToken"] is False
+    workers = named(worker["containers"])["workers"]
+    for one in (workers, *stream_pod["initContainers"], *stream_pod["containers"]):
+        assert one["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert set(one["resources"]["requests"]) == {"cpu", "memory"}
+        assert "memory" in one["resources"]["limits"]
+        mounts = {mount["mountPath"]: mount["name"] for mount in one["volumeMounts"]}
+        assert mounts == {"/data": "data", "/tmp": "tmp"}
+
+
+def test_kubernetes_starts_a_stream_anew_unless_it_is_wrong(on_flink, stream_pod):
+    job = on_flink["Job"]["spec"]
+    (rule,) = job["podFailurePolicy"]["rules"]
+    (container,) = stream_pod["containers"]
+    assert rule["action"] == "FailJob"
+    assert rule["onExitCodes"]["containerName"] == container["name"]
+    assert rule["onExitCodes"]["values"] == [RecipeError("").exit_code]
+    # Without it, Kubernetes takes no policy.
+    assert stream_pod["restartPolicy"] == "Never"
+
+
 def test_tensorflow_serving_reads_its_list_of_models():
     text = (DEPLOY / "models.config").read_text()
     with_labels = re.sub(r"^    # (\w+ \{)", r"    \1", text, flags=re.MULTILINE)
@@ -266,6 +403,21 @@ def test_kubernetes_schemas_know_every_field(judges, version, objects):
         judges / "kubernetes-validate", "-k", version, "--strict", DEPLOY / "kubernetes.yaml"
     )
     assert said.count(" passed ") == len(objects)
+
+
+@pytest.mark.integration
+def test_kubernetes_schemas_know_the_stream_and_the_pods_of_flink(
+    judges, on_flink, session, tmp_path
+):
+    pods = [
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "one"}, "spec": spec}
+        for spec in flink_pods(session)
+    ]
+    known = [on_flink["PersistentVolumeClaim"], on_flink["Job"], *pods]
+    path = tmp_path / "known.yaml"
+    path.write_text(yaml.safe_dump_all(known))
+    said = judge(judges / "kubernetes-validate", "-k", "1.37.0", "--strict", path)
+    assert said.count(" passed ") == len(known)
 
 
 # A field that it does not know, it leaves out.
