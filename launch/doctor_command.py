@@ -6,7 +6,7 @@ import argparse
 import time
 from collections.abc import Iterator
 
-from skewless.errors import SkewlessError
+from skewless.errors import RunError
 from skewless.launch.notices import quiet_libraries
 from skewless.launch.runners.argument import add_runner
 from skewless.launch.runners.flags import Finding, Flags
@@ -43,7 +43,6 @@ def doctor(options: argparse.Namespace) -> int:
 def _findings(options: argparse.Namespace) -> Iterator[Finding]:
     """Yield all that was looked at; then what became of a pipeline of one row."""
     from skewless.launch.runners.choose import RUNNERS, execution_on
-    from skewless.pipeline.probing import probe
 
     ready = True
     for finding in RUNNERS[options.runner].check(Flags(options.beam), streaming=options.streaming):
@@ -54,8 +53,8 @@ def _findings(options: argparse.Namespace) -> Iterator[Finding]:
         return
     begun = time.monotonic()
     try:
-        probe(execution_on(options.runner, options.beam))
-    except SkewlessError as error:
+        execution_on(options.runner, options.beam, probing=True)
+    except RunError as error:
         yield Finding("a pipeline of one row failed", False, str(error))
     else:
         yield Finding(f"a pipeline of one row ran in {time.monotonic() - begun:.1f} s")

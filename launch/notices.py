@@ -11,7 +11,12 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["lost_connections_hidden", "native_notices_hidden", "quiet_libraries"]
+__all__ = [
+    "job_messages_hidden",
+    "lost_connections_hidden",
+    "native_notices_hidden",
+    "quiet_libraries",
+]
 
 
 @contextlib.contextmanager
@@ -46,8 +51,17 @@ def quiet_libraries() -> None:
     absl.logging.set_verbosity(absl.logging.ERROR)
 
 
+def job_messages_hidden() -> None:
+    """Hide, from now on, what job servers tell of a job: why it failed is raised as well."""
+    logging.getLogger().addFilter(_is_no_job_message)
+
+
+def _is_no_job_message(record: logging.LogRecord) -> bool:
+    return (record.module, record.funcName) != ("portable_runner", "read_messages")
+
+
 def lost_connections_hidden() -> None:
-    """Hide, from now on, that workers in this process lost the runner when a job was done.
+    """Hide, from now on, that threads of this process lost the runner when a job was done.
 
     Their threads end with the runner's connection, each with a stack of its own.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import difflib
@@ -13,7 +14,7 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
@@ -31,6 +32,10 @@ _OF_ELSEWHERE = re.compile(
     r"--(runner|streaming|job_endpoint|environment_(type|config|options?)|sdk_worker_parallelism)\b"
 )
 _NO_MODULE = re.compile(r"ModuleNotFoundError: No module named '([\w.]+)'")
+# What Beam's client and job server put before a reason.
+_FAILED = re.compile(r"^Pipeline \S+ failed in state \w+: ")
+_JAVA_TWICE = re.compile(r"^((?:[\w$]+\.)+[\w$]+: )\1+")
+_REFUSED = "java.net.ConnectException"
 # Whose errors are of a service, not of this program.
 _SERVICES = ("google.api_core.", "apache_beam.runners.dataflow.")
 _WHILE_RUNNING = re.compile(r"\s*\[while running '.*", re.DOTALL)
@@ -47,6 +52,7 @@ class Execution:
         further: Names of options that the runner has besides those of Beam's Python SDK.
         ends_streams: Whether the runner ends a pipeline whose sources have ended; else it is
             cancelled then.
+        cancel: Told the id of a pipeline that was cancelled, where Beam may leave it running.
 
     Raises:
         RecipeError: If nobody has such an option.
@@ -57,12 +63,13 @@ class Execution:
     analysis: str = "auto"
     further: frozenset[str] = frozenset()
     ends_streams: bool = True
+    cancel: Callable[[str], None] | None = None
 
     def __post_init__(self) -> None:
-        known = {*PipelineOptions([]).get_all_options(), *self.further}
+        known = _names_of_beam() | self.further
         for option in self.options:
             name = option.removeprefix("--").partition("=")[0]
-            if name not in known and name.removeprefix("no_") not in known:
+            if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f"did you mean --{near[0]}?" if near else "see skewless --help"
                 raise RecipeError(f"--{name}: neither skewless nor Beam has this option; {hint}")
@@ -81,7 +88,9 @@ class Execution:
         if self.runner == IN_PROCESS:
             return self
         kept = [word for word in self.options if not _OF_ELSEWHERE.match(word)]
-        return dataclasses.replace(self, runner=IN_PROCESS, options=tuple(kept), ends_streams=True)
+        return dataclasses.replace(
+            self, runner=IN_PROCESS, options=tuple(kept), ends_streams=True, cancel=None
+        )
 
     def reach_files(self) -> None:
         """Let this process reach files by the options with which pipelines do."""
@@ -134,15 +143,20 @@ class Execution:
             if (until is None and within is None) or PipelineState.is_terminal(result.state):
                 result.wait_until_finish()
                 return
-            result.cancel()
+            self._cancel(result)
         except KeyboardInterrupt:
-            result.cancel()
+            self._cancel(result)
             raise
         if within is not None:
             raise RunError(
                 f"{self.runner}: no worker answered within {within:.0f} s; see that workers run "
                 "where --environment_config says, and can reach this machine"
             )
+
+    def _cancel(self, result: PipelineResult) -> None:
+        result.cancel()
+        if self.cancel is not None:
+            self.cancel(result._job_id)
 
     def _told(self, error: Exception) -> Exception:
         """Return what a runner's text says, as an error of ours."""
@@ -158,10 +172,27 @@ class Execution:
             )
         if self.runner == IN_PROCESS:
             return error
-        first, *others = text.strip().splitlines() or [type(error).__name__]
+        text = _JAVA_TWICE.sub(r"\1", _FAILED.sub("", text.strip()))
+        first, *others = text.splitlines() or [type(error).__name__]
         # Dataflow tells the reason below, as the last line of a stack if there is one.
         reason = f" {others[-1].strip()}" if others and first.endswith(":") else ""
-        return RunError(f"{self.runner}: {first}{reason}")
+        repair = ""
+        if _REFUSED in first:
+            pool = PipelineOptions(list(self.options)).view_as(PortableOptions).environment_config
+            if pool is not None:
+                repair = f"; see that workers listen at {pool}, as --environment_config says"
+        return RunError(f"{self.runner}: {first}{reason}{repair}")
+
+
+def _names_of_beam() -> frozenset[str]:
+    """Return the names of Beam's options, each as it may be given."""
+    names: set[str] = set()
+
+    def look(parser: argparse.ArgumentParser) -> None:
+        names.update(word.removeprefix("--") for word in parser._option_string_actions)
+
+    PipelineOptions([]).get_all_options(add_extra_args_fn=look)
+    return frozenset(names)
 
 
 @contextlib.contextmanager

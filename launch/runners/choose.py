@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from skewless.errors import RunError
-from skewless.launch.notices import lost_connections_hidden
+from skewless.launch.notices import job_messages_hidden, lost_connections_hidden
 from skewless.launch.runners import dataflow, direct, flink, prism, spark
 from skewless.launch.runners.flags import Finding, Flags
 from skewless.pipeline.execution import Execution
@@ -59,7 +60,12 @@ def execution_of(options: argparse.Namespace, *, streaming: bool = False) -> Exe
 
 
 def execution_on(
-    name: str, words: Sequence[str], *, analysis: str = "auto", streaming: bool = False
+    name: str,
+    words: Sequence[str],
+    *,
+    analysis: str = "auto",
+    streaming: bool = False,
+    probing: bool = False,
 ) -> Execution:
     """Return where pipelines run, after seeing that they can.
 
@@ -68,6 +74,8 @@ def execution_on(
         words: Beam's options as a user gave them.
         analysis: The engine of `Analyze`.
         streaming: Whether the pipeline is one without an end.
+        probing: Whether to run a pipeline of one row first, also where workers are in this
+            process; elsewhere that is done in any case.
 
     Raises:
         RecipeError: If nobody has such an option.
@@ -80,9 +88,10 @@ def execution_on(
             raise RunError(f"--runner {name}: {finding.what}; {finding.repair}")
     flags = runner.options(given, streaming=streaming)
     is_loopback = Flags(flags).get("environment_type") == "LOOPBACK"
-    if is_loopback:
+    if is_loopback or name in _SERVERS:
         lost_connections_hidden()
     if name in _SERVERS:
+        job_messages_hidden()
         # Here, for it takes half a second to import.
         from skewless.launch.runners.job_server import find_job_server, start_job_server
 
@@ -94,7 +103,8 @@ def execution_on(
         known = server.options
     # Flink keeps its sources for its checkpoints, after they have ended too.
     ends = name != "flink"
-    execution = Execution(runner.BEAM, tuple(flags), analysis, known, ends)
-    if name in _SERVERS and not is_loopback:
+    cancel = functools.partial(flink.cancel, given) if name == "flink" else None
+    execution = Execution(runner.BEAM, tuple(flags), analysis, known, ends, cancel)
+    if probing or (name in _SERVERS and not is_loopback):
         probe(execution)
     return execution

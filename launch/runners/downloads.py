@@ -50,6 +50,10 @@ def fetched(url: str, folder: pathlib.Path) -> pathlib.Path:
             urllib.request.urlopen(url, timeout=_ANSWER_SECONDS) as answer,
         ):
             shutil.copyfileobj(answer, sink)
+            size, wanted = sink.tell(), answer.headers.get("Content-Length")
+        # The library takes a lost connection for the end.
+        if wanted is not None and size != int(wanted):
+            raise OSError(f"the connection was lost after {size} of {wanted} bytes")
         partial.replace(file)
     except http.client.HTTPException as error:
         raise OSError(str(error)) from error

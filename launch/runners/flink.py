@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -13,7 +14,7 @@ from skewless.launch.runners.downloads import check_file, downloads_folder, fetc
 from skewless.launch.runners.flags import Finding, Flags, address_of, is_here
 from skewless.launch.runners.java import check_java, find_java
 
-__all__ = ["BEAM", "check", "options", "server"]
+__all__ = ["BEAM", "cancel", "check", "options", "server"]
 
 BEAM = "FlinkRunner"
 
@@ -26,6 +27,7 @@ WORKER_POOL = "localhost:50000"
 _JAR = "flink_job_server_jar"
 _REST_PORT = 8081
 _ANSWER_SECONDS = 5.0
+_GOES_ON = ("CREATED", "INITIALIZING", "RUNNING", "RESTARTING", "FAILING")
 _CHECKPOINT_MILLISECONDS = 10_000
 
 
@@ -74,6 +76,25 @@ def server(given: Flags) -> list[str]:
     return [find_java(given), "-jar", str(jar), "--flink-master", _master(given)]
 
 
+def cancel(given: Flags, job: str) -> None:
+    """Cancel what a cluster still runs of a job; Beam's job server leaves it a batch.
+
+    Args:
+        given: The user's options.
+        job: Beam's id of it.
+    """
+    master = _master(given)
+    if master in LOCAL:
+        return
+    # Flink has it by its name, to which Beam adds an id of its own.
+    name = job.rpartition("_")[0]
+    # The cluster may have ended, and the job with it.
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        for one in _asked(master, "jobs/overview")["jobs"]:
+            if one["name"] == name and one["state"] in _GOES_ON:
+                _asked(master, f"jobs/{one['jid']}?mode=cancel", "PATCH")
+
+
 def _master(given: Flags) -> str:
     return given.get("flink_master", LOCAL[0])
 
@@ -110,8 +131,14 @@ def _version_of(master: str) -> str | None:
 
 
 def _overview(master: str) -> dict[str, Any]:
+    return _asked(master, "overview")
+
+
+def _asked(master: str, path: str, method: str = "GET") -> dict[str, Any]:
+    """Return an answer of the cluster's REST API."""
     base = master if "://" in master else f"http://{master}"
-    with urllib.request.urlopen(f"{base}/overview", timeout=_ANSWER_SECONDS) as answer:
+    request = urllib.request.Request(f"{base}/{path}", method=method)
+    with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as answer:
         told: dict[str, Any] = json.load(answer)
     return told
 
