@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
@@ -37,6 +38,7 @@ RUNNERS: dict[str, Runner] = {
     "dataflow": dataflow,
 }
 _SERVERS: dict[str, Callable[[Flags], list[str]]] = {"flink": flink.server, "spark": spark.server}
+_OF_STREAMS = ("--streaming", "--savepoint_path")
 
 
 def execution_of(options: argparse.Namespace, *, streaming: bool = False) -> Execution:
@@ -106,5 +108,7 @@ def execution_on(
     cancel = functools.partial(flink.cancel, given) if name == "flink" else None
     execution = Execution(runner.BEAM, tuple(flags), analysis, known, ends, cancel)
     if probing or (name in _SERVERS and not is_loopback):
-        probe(execution)
+        # As a batch: Flink would not end a stream, and has no savepoint of this one.
+        kept = (word for word in flags if word.partition("=")[0] not in _OF_STREAMS)
+        probe(dataclasses.replace(execution, options=tuple(kept)))
     return execution

@@ -15,9 +15,13 @@ from typing import NamedTuple
 import apache_beam as beam
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 import skewless
+from skewless.launch.command_line import make_parser
 from skewless.launch.deploy import write_files
+from skewless.launch.runners.choose import execution_on
+from skewless.pipeline import probing
 from skewless.pipeline.artifacts import SPLITS
 from skewless.pipeline.batch import WriteRows, typed_recipe
 from skewless.pipeline.execution import Execution
@@ -26,7 +30,8 @@ from skewless.pipeline.recipe import load_recipe
 from skewless.pipeline.rows import ReadRows
 from skewless.storage import path_of
 from tests.containers import DEPLOY, instructions
-from tests.servers import boot, prism
+from tests.servers import boot, flink, prism
+from tests.servers.process import free_port, install_debian, listens, missing, running
 from tests.wheel import OURS, build, copy_tree, fresh_environment
 
 pytestmark = pytest.mark.integration
@@ -129,6 +134,55 @@ def test_its_entry_point_runs_a_recipe(
     said = (tmp_path / "where").read_text().strip()
     # The wheel's, not that of the repository.
     assert pathlib.Path(said).is_relative_to(image.python.parents[1])
+
+
+def test_a_stream_on_flink_starts_as_its_manifests_say(
+    workers: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Job's server and its arguments, with a pool of workers: they answer."""
+    # Before it starts Python, the entry point has pip list all packages.
+    monkeypatch.setattr(probing, "_ANSWER_SECONDS", 90.0)
+    objects = {one["kind"]: one for one in yaml.safe_load_all((DEPLOY / "flink.yaml").read_text())}
+    pod = objects["Job"]["spec"]["template"]["spec"]
+    (server,), (stream,) = pod["initContainers"], pod["containers"]
+    port = free_port()
+    with flink.session_cluster(tmp_path) as cluster:
+        here = ("skewless-flink-rest:8081", cluster.master), ("8099", str(port))
+        served, given = (
+            [_moved(word, *here, ("/data", str(tmp_path))) for word in one["args"]]
+            for one in (server, stream)
+        )
+        java = [install_debian("java", "openjdk-17-jre-headless"), "-jar"]
+        # Several of them may run on one machine.
+        ports = ["--artifact-port=0", "--expansion-port=0"]
+        command = [*java, str(flink.job_server_jar()), *served, *ports]
+        with running(command, tmp_path / "job_server.log", lambda: listens(port)):
+            _, given = make_parser().parse_known_args(given)
+            # The cluster is of this machine, for which workers would be in this process.
+            pool = ["--environment_type=EXTERNAL", f"--environment_config={workers}"]
+            execution = execution_on("flink", [*given, *pool], streaming=True)
+            assert execution.further >= {"externalized_checkpoints_enabled"}
+            assert "--streaming" in execution.options
+
+
+def _moved(word: str, *places: tuple[str, str]) -> str:
+    for there, here in places:
+        word = word.replace(there, here)
+    return word
+
+
+def test_as_a_pool_its_entry_point_listens(image: Image, tmp_path: pathlib.Path) -> None:
+    objects = {one["kind"]: one for one in yaml.safe_load_all((DEPLOY / "flink.yaml").read_text())}
+    template = objects["FlinkDeployment"]["spec"]["taskManager"]["podTemplate"]
+    (pool,) = [one for one in template["spec"]["containers"] if one["name"] == "workers"]
+    (port,) = [one["containerPort"] for one in pool["ports"]]
+    if listens(port):
+        missing(f"somebody listens at {port}, which is the port of the entry point")
+    command = [str(boot.install()), *pool["args"]]
+    log = tmp_path / "pool.log"
+    with running(command, log, lambda: listens(port), image.env, cwd=tmp_path):
+        pass
+    assert "Starting worker pool" in log.read_text()
 
 
 class _Where(beam.PTransform):  # type: ignore[misc]
