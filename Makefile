@@ -36,6 +36,7 @@ bench: $(VENV)/.dev  ## Measure skewless beside its peers: 90 minutes; then AUC,
 	$(BIN)/python -m tests.benchmarks.sources
 	$(BIN)/python -m tests.benchmarks.aggregates --docs docs/streaming.md
 	$(BIN)/python -m tests.benchmarks.streaming
+	$(BIN)/python -m tests.benchmarks.scaling --docs docs/scaling.md
 	$(BIN)/python -m tests.benchmarks.serving --docs docs/serving.md
 	@run=$$(ls -dt runs/flights/*/ 2>/dev/null | head -n 1); \
 	if [ -n "$$run" ]; then $(BIN)/python tests/benchmarks/auc_flights.py "$$run"; \
