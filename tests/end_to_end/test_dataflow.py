@@ -40,6 +40,7 @@ from tests.servers.dataflow import Recorder, dataflow
 from tests.servers.pubsub import Queue, pubsub_emulator
 from tests.servers.redis import redis
 from tests.test_packaging import MODULES
+from tests.what_works import works
 from tests.wheel import ROOT as WORKTREE
 
 pytestmark = pytest.mark.integration
@@ -224,6 +225,7 @@ def write_rows(recipe: pathlib.Path, run: RunPaths) -> WriteRows:
     return WriteRows(ReadRows(typed, schema, (), f"{ROOT}/work/tmp"), f"{ROOT}/work")
 
 
+@works("run, verify, predict", "Dataflow", says="job checked")
 def test_a_batch_job_has_all_that_a_worker_needs(
     cloud: Cloud, recipe_there: pathlib.Path, result: Result
 ) -> None:
@@ -339,6 +341,7 @@ def stream_options(run_there: str, tmp_path_factory: pytest.TempPathFactory) -> 
         ]
 
 
+@works("a stream of Pub/Sub", "Dataflow", says="job checked")
 def test_a_stream_job_reads_with_dataflow_and_writes_alone(
     cloud: Cloud, recipe_there: pathlib.Path, stream_options: list[str]
 ) -> None:

@@ -57,10 +57,9 @@ recipe = dataclasses.replace(
 
 @dataclasses.dataclass
 class Reference:
-    """What the in-process runner makes of the recipe, and the rows to predict for."""
+    """What the in-process runner makes of the recipe."""
 
     recipe: pathlib.Path
-    csv: pathlib.Path
     result: Result
 
 
@@ -73,7 +72,12 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     csv.write_bytes(b"".join([lines[0], *lines[1::10]]))
     recipe = folder / "tenth.py"
     recipe.write_text(RECIPE.format(folder=str(EXAMPLE), csv=str(csv)))
-    return Reference(recipe, csv, journey(Journey(recipe, folder / "runs"), Quiet()))
+    return Reference(recipe, journey(Journey(recipe, folder / "runs"), Quiet()))
+
+
+def on_direct(stack: contextlib.ExitStack, folder: pathlib.Path) -> Execution:
+    del stack, folder
+    return execution_on("direct", [])
 
 
 def on_prism(stack: contextlib.ExitStack, folder: pathlib.Path) -> Execution:
@@ -109,6 +113,7 @@ Start = Callable[[contextlib.ExitStack, pathlib.Path], Execution]
 @pytest.fixture(
     scope="module",
     params=[
+        pytest.param(on_direct, marks=works("run, verify, predict", "in process")),
         pytest.param(on_prism, marks=works("run, verify, predict", "Prism")),
         pytest.param(on_flink, marks=works("run, verify, predict", "Flink alone")),
         pytest.param(on_flink_cluster, marks=works("run, verify, predict", "Flink cluster")),
@@ -146,7 +151,8 @@ def test_a_run_is_the_same_as_in_process(
     predicted = []
     for where, runner in (("here", Execution()), ("there", execution)):
         model, output = path_of(made.paths.root), tmp_path / where
-        rows = source_of([str(reference.csv)], model, input_format=None, project=None)
+        test_rows = str(made.paths.rows / "test" / "*.parquet")
+        rows = source_of([test_rows], model, input_format=None, project=None)
         wanted = BulkPrediction(model, rows, output, columns=["flight"], execution=runner)
         ledger = predict_in_bulk(wanted)
         parts = [pq.read_table(part) for part in sorted((output / "predictions").glob("*"))]
