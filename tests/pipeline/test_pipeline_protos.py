@@ -18,7 +18,7 @@ FLIGHTS = {
     "evaluate": 130_000,
     "stream": 100_000,
 }
-MOST_WIDE = 1_000_000
+MOST_WIDE = 400_000
 # What differs from one process, or one pipeline of a process, to the next.
 COUNTED = re.compile(r"0x|[0-9a-f]{8,}|_\d+\b")
 # How Beam writes a pickle: compressed by bzip2, in base64.
