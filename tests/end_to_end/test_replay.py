@@ -28,6 +28,7 @@ recipe = sk.Recipe(
 """
 
 
+@pytest.mark.integration
 def test_replay_puts_repaired_rows_in_place(tmp_path: pathlib.Path) -> None:
     lines = ["id,size,late", *(f"{i},{i % 17}.5,{i % 2}" for i in range(1, 1001))]
     lines[100] = "100,big,1"

@@ -37,6 +37,7 @@ def test_serving_asks_for_no_tips(taxi: Result) -> None:
     assert 'not_in_environment: "SERVING"' in text.split('name: "tips"')[1].split("feature {")[0]
 
 
+@pytest.mark.integration
 def test_every_feature_is_the_same_in_every_bit(
     taxi: Result, capsys: pytest.CaptureFixture[str]
 ) -> None:

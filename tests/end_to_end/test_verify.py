@@ -112,6 +112,7 @@ recipe = sk.Recipe(
 """
 
 
+@pytest.mark.integration
 def test_padding_is_what_makes_float32_functions_agree(
     flights_csv: pathlib.Path,
     weather_csv: pathlib.Path,

@@ -24,6 +24,8 @@ from skewless.pipeline.verifying_server import verify_server
 from tests.end_to_end.test_verify import FLOAT32
 from tests.models.serving.certificates import certificate
 
+pytestmark = pytest.mark.integration
+
 
 @contextlib.contextmanager
 def serving(paths: RunPaths, **listening: str) -> Iterator[tuple[int, int]]:

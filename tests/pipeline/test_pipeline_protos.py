@@ -9,6 +9,9 @@ from tests.benchmarks.pipelines import flights_pipelines, wide_pipelines
 from tests.benchmarks.scaling_shapes import labels
 from tests.benchmarks.work import WIDE
 
+# Graphs of all features are traced for it.
+pytestmark = pytest.mark.integration
+
 # About twice what each is, in bytes; none of it depends on how much data there is.
 FLIGHTS = {
     "schema": 150_000,
@@ -66,7 +69,6 @@ def test_labels_are_the_same_whenever_a_pipeline_is_built(protos):
         assert not counted, name
 
 
-@pytest.mark.integration
 def test_the_pipelines_of_2000_columns_are_small(wide_protos):
     for name, proto in wide_protos.items():
         assert proto.ByteSize() < MOST_WIDE, name
