@@ -224,6 +224,12 @@ def _check_paths(options: argparse.Namespace) -> None:
     run_id = getattr(options, "run_id", None)
     if run_id is not None and not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", run_id):
         raise RecipeError(f'--run-id "{run_id}": expected letters, digits, "-", "_" and "." only')
+    store = getattr(options, "store", None)
+    if getattr(options, "runner", None) == "dataflow" and store and "://" not in store:
+        raise RecipeError(
+            f"--store {store}: on Dataflow a SQLite file would be each worker's own; "
+            "expected redis://HOST:PORT/DB, which workers reach"
+        )
     if options.command == "predict":
         check_rows(options)
     if options.command == "verify":

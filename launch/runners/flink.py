@@ -65,7 +65,7 @@ def check(given: Flags, *, streaming: bool) -> Iterator[Finding]:
     if master in LOCAL:
         yield Finding("Flink runs on this machine for as long as the command does")
     else:
-        yield from _check_cluster(master)
+        yield from _check_cluster(master, any_version=not starts or _JAR in given)
     if starts:
         yield from check_file("Flink's job server", _jar(given), _folder(given), f"--{_JAR}")
 
@@ -112,10 +112,9 @@ def _jar(given: Flags) -> str:
     from apache_beam.utils.subprocess_server import JavaJarServer
 
     published = FlinkRunnerOptions.PUBLISHED_FLINK_VERSIONS
-    version = given.get("flink_version") or _version_of(_master(given)) or published[-1]
-    if version not in published:
-        # The check has said so, unless the cluster has changed since.
-        version = published[-1]
+    version = given.get("flink_version") or _version_of(_master(given))
+    # Of a version that is not published, the check of the cluster has told.
+    version = version if version in published else published[-1]
     url: str = JavaJarServer.path_to_beam_jar(f":runners:flink:{version}:job-server:shadowJar")
     return url
 
@@ -147,7 +146,7 @@ def _slots(master: str) -> int:
     return int(_overview(master)["slots-total"])
 
 
-def _check_cluster(master: str) -> Iterator[Finding]:
+def _check_cluster(master: str, *, any_version: bool) -> Iterator[Finding]:
     repair = "start the cluster, or name another: --flink_master=HOST:PORT of its REST API"
     try:
         told = _overview(master)
@@ -160,4 +159,17 @@ def _check_cluster(master: str) -> Iterator[Finding]:
         what = f"the Flink cluster at {master} has no TaskManager"
         yield Finding(what, False, "start one: bin/taskmanager.sh start")
         return
+    if not any_version and (unfit := _without_server(version)):
+        yield Finding(f"Flink {version} at {master}: {unfit}", False, f"or give --{_JAR}=FILE")
+        return
     yield Finding(f"Flink {version} at {master}, {told['slots-available']} of {slots} slots free")
+
+
+def _without_server(version: str) -> str | None:
+    """Return why Beam has no job server for a version of Flink; None if it has one."""
+    from apache_beam.options.pipeline_options import FlinkRunnerOptions
+
+    published = FlinkRunnerOptions.PUBLISHED_FLINK_VERSIONS
+    if ".".join(version.split(".")[:2]) in published:
+        return None
+    return f"the installed Beam has job servers for Flink {', '.join(published)} only"

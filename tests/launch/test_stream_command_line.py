@@ -66,6 +66,11 @@ def test_a_wrong_argument_of_a_stream(
     check(["stream", "r.py", *arguments], code, words, capsys)
 
 
+def test_a_store_that_workers_do_not_reach(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["stream", "r.py", "--run", "runs", "--output", "out", "--runner", "dataflow"]
+    check([*arguments, "--store", "s.db"], 2, "--store s.db: on Dataflow", capsys)
+
+
 @pytest.mark.parametrize(
     ("option", "given", "code", "words"),
     [

@@ -91,6 +91,19 @@ def test_something_else_is_no_cluster(body: bytes | None, jar: str) -> None:
     assert "--flink_master=HOST:PORT" in wrong.repair
 
 
+def test_a_version_without_a_job_server_is_told(jar: str) -> None:
+    with cluster(**{"flink-version": "1.14.6"}) as (master, _):
+        words = [f"--flink_master={master}"]
+        _, found, *_ = flink.check(Flags(words), streaming=False)
+        # Who brings a jar knows what it is for.
+        assert all(one.ok for one in flink.check(Flags([*words, jar]), streaming=False))
+    assert not found.ok
+    assert found.what.startswith(
+        f"Flink 1.14.6 at {master}: the installed Beam has job servers for"
+    )
+    assert "--flink_job_server_jar" in found.repair
+
+
 def test_nobody_is_no_cluster(jar: str) -> None:
     master = f"127.0.0.1:{free_port()}"
     found = list(flink.check(Flags([jar, f"--flink_master={master}"]), streaming=False))
