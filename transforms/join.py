@@ -188,6 +188,8 @@ class JoinAsOf(beam.PTransform):  # type: ignore[misc]
             ms, s, m, h, d, w.
         partitions: In how many parts the rows are brought together, default 16. The rows of
             one part are in memory at once.
+        broadcast: Whether each worker holds all right rows instead, and no left row moves: for
+            a right side of a few million rows at most, and keys that most of the rows have.
 
     Raises:
         RecipeError: If an argument is wrong.
@@ -202,6 +204,7 @@ class JoinAsOf(beam.PTransform):  # type: ignore[misc]
     prefix: str = ""
     tolerance: Duration | None = None
     partitions: int | None = None
+    broadcast: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.by, str) or not self.by:
@@ -217,6 +220,11 @@ class JoinAsOf(beam.PTransform):  # type: ignore[misc]
             self.tolerance = datetime.timedelta(microseconds=oldest)
         if self.partitions is not None and self.partitions < 1:
             raise RecipeError(f"JoinAsOf: partitions={self.partitions}; expected at least 1")
+        if self.partitions is not None and self.broadcast:
+            raise RecipeError(
+                f"JoinAsOf: partitions={self.partitions} with broadcast=True, which brings no rows "
+                "together; leave one of them out"
+            )
 
     def output_schema(self, schema: Schema) -> Schema:
         """Return `schema` with the added columns, which are all optional."""
@@ -234,19 +242,31 @@ class JoinAsOf(beam.PTransform):  # type: ignore[misc]
         return joined
 
     def expand(self, left: beam.PCollection[pa.RecordBatch]) -> Rows:
-        """Bring rows of equal keys together and join them."""
+        """Bring rows of equal keys together, or the right ones to all, and join them."""
         plan = self._plan()
         # From PBegin: `pipeline | step` would tie the step to this one pipeline.
         source = beam.pvalue.PBegin(left.pipeline) | "Right" >> self.right
         right = source if isinstance(source, Rows) else Rows(source)
         usable = each_batch(right.rows, functools.partial(_usable, plan=plan), _STEP)
-        sides = {
-            "left": _by_partition(left, "PartitionLeft", plan.by, self.partitions),
-            "right": _by_partition(usable.rows, "PartitionRight", plan.by, self.partitions),
-        }
-        joined = sides | beam.CoGroupByKey() | "JoinPartitions" >> beam.ParDo(_Join(plan))
+        if self.broadcast:
+            everywhere = beam.pvalue.AsIter(usable.rows)
+            joined = left | "JoinBatches" >> beam.ParDo(_JoinBatches(plan), everywhere)
+        else:
+            joined = self._join_partitions(left, usable.rows, plan)
         rejected = self._named(right.rejected + usable.rejected, "NameRejected")
         return Rows(joined, rejected, self._named(right.counts + usable.counts, "NameCounts"))
+
+    def _join_partitions(
+        self,
+        left: beam.PCollection[pa.RecordBatch],
+        right: beam.PCollection[pa.RecordBatch],
+        plan: _Plan,
+    ) -> beam.PCollection[pa.RecordBatch]:
+        sides = {
+            "left": _by_partition(left, "PartitionLeft", plan.by, self.partitions),
+            "right": _by_partition(right, "PartitionRight", plan.by, self.partitions),
+        }
+        return sides | beam.CoGroupByKey() | "JoinPartitions" >> beam.ParDo(_Join(plan))
 
     def join_batch(self, left: pa.RecordBatch, right: pa.RecordBatch | None) -> pa.RecordBatch:
         """Return rows with the columns added, all right rows that may match being at hand.
@@ -332,11 +352,34 @@ class _Join(beam.DoFn):  # type: ignore[misc]
     ) -> Iterator[pa.RecordBatch]:
         left, right = list(partition[1]["left"]), list(partition[1]["right"])
         if left:
-            rows = concat(left)
-            check_columns([self._plan.on], rows.schema.names, f"{_STEP}(on=...)")
-            _check_names(self._plan, rows.schema.names)
-            joined = _join_partition(rows, concat(right) if right else None, self._plan)
+            joined = _joined(concat(left), concat(right) if right else None, self._plan)
             yield from take_batches(joined, np.arange(joined.num_rows))
+
+
+@beam.typehints.with_output_types(pa.RecordBatch)
+class _JoinBatches(beam.DoFn):  # type: ignore[misc]
+    """Joins each batch with all right rows, which a bundle brings together once."""
+
+    def __init__(self, plan: _Plan) -> None:
+        self._plan = plan
+
+    def start_bundle(self) -> None:
+        self._right: pa.RecordBatch | None = None
+        self._is_held = False
+
+    def process(
+        self, left: pa.RecordBatch, right: Iterable[pa.RecordBatch]
+    ) -> Iterator[pa.RecordBatch]:
+        if not self._is_held:
+            batches = list(right)
+            self._right, self._is_held = concat(batches) if batches else None, True
+        yield _joined(left, self._right, self._plan)
+
+
+def _joined(left: pa.RecordBatch, right: pa.RecordBatch | None, plan: _Plan) -> pa.RecordBatch:
+    check_columns([plan.on], left.schema.names, f"{_STEP}(on=...)")
+    _check_names(plan, left.schema.names)
+    return _join_partition(left, right, plan)
 
 
 def _name_input(item: Count | Rejected, name: str) -> Count | Rejected:

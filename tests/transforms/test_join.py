@@ -140,18 +140,17 @@ def test_latest_is_what_its_definition_says(left_rows, right_rows, tolerance):
     right_rows=st.lists(CELL, max_size=20),
     tolerance=st.none() | st.integers(0, 3),
     seed=st.integers(),
-    partitions=st.none() | st.integers(1, 3),
+    how=st.just({"broadcast": True})
+    | st.fixed_dictionaries({"partitions": st.none() | st.integers(1, 3)}),
 )
-def test_join_is_what_its_definition_says(
-    eager, left_rows, right_rows, tolerance, seed, partitions
-):
+def test_join_is_what_its_definition_says(eager, left_rows, right_rows, tolerance, seed, how):
     chance = random.Random(seed)
     step = JoinAsOf(
         Weather(sharded(right(right_rows), chance)),
         by=["origin"],
         on="at",
         tolerance=None if tolerance is None else f"{tolerance}s",
-        partitions=partitions,
+        **how,
     )
     rows, result, counts = run(eager, sharded(left(left_rows), chance), step)
     assert [row["n"] for row in rows] == list(range(len(left_rows)))
@@ -271,6 +270,7 @@ def test_keys_of_two_types_are_refused():
         ({"by": ["origin"], "tolerance": "6 parsecs"}, "tolerance='6 parsecs'"),
         ({"by": ["origin"], "tolerance": -datetime.timedelta(1)}, "expected a timedelta"),
         ({"by": ["origin"], "partitions": 0}, "partitions=0"),
+        ({"by": ["origin"], "partitions": 2, "broadcast": True}, "leave one of them out"),
     ],
 )
 def test_wrong_arguments(arguments, message):
