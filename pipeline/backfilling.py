@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-import tempfile
 from typing import Any
 
 import apache_beam as beam
@@ -56,7 +55,8 @@ def backfill(
         SkewlessError: If the recipe, the input or the store is wrong.
     """
     open_store(store).close()  # a wrong address is said before anything is read
-    typed, _ = typed_as_in(load_recipe(recipe), latest_run(runs))
+    run = latest_run(runs)
+    typed, _ = typed_as_in(load_recipe(recipe), run)
     before, aggregates, _ = split_steps(typed)
     if not aggregates:
         raise RecipeError(f"{recipe}: the recipe has no Aggregate; there is nothing to backfill")
@@ -70,10 +70,10 @@ def backfill(
         by,
         remembered(plans, keep, remember),
     )
-    with tempfile.TemporaryDirectory() as folder:
-        path = str(pathlib.Path(folder) / "tiles.json")
-        execution.run(_Backfill(typed, before, write, path))
-        return sum(json.loads(pathlib.Path(path).read_text()))
+    with execution.scratch(run) as folder:
+        told = folder / "tiles.json"
+        execution.run(_Backfill(typed, before, write, str(told)))
+        return sum(json.loads(told.read_text()))
 
 
 @dataclasses.dataclass(eq=False)

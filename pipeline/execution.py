@@ -7,8 +7,11 @@ import contextlib
 import dataclasses
 import difflib
 import functools
+import pathlib
 import re
+import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -20,6 +23,7 @@ from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from skewless import errors
 from skewless.errors import RecipeError, RunError, SkewlessError
+from skewless.storage import AnyPath, remove_tree
 
 __all__ = ["IN_PROCESS", "Execution"]
 
@@ -91,6 +95,24 @@ class Execution:
         return dataclasses.replace(
             self, runner=IN_PROCESS, options=tuple(kept), ends_streams=True, cancel=None
         )
+
+    @contextlib.contextmanager
+    def scratch(self, beside: AnyPath) -> Iterator[AnyPath]:
+        """Make a folder for what a pipeline writes and is read here, for the block.
+
+        Args:
+            beside: A folder that workers reach, wherever they are.
+        """
+        if self.runner == IN_PROCESS:
+            with tempfile.TemporaryDirectory() as name:
+                yield pathlib.Path(name)
+            return
+        folder = beside / f".scratch-{uuid.uuid4().hex}"
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            remove_tree(folder)
 
     def reach_files(self) -> None:
         """Let this process reach files by the options with which pipelines do."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pathlib
-import tempfile
 from typing import Any
 
 import pyarrow as pa
@@ -40,12 +38,12 @@ def verify_rows(paths: RunPaths, recipe: Recipe, execution: Execution) -> Compar
     # What the graph rejected left the rows after they were read.
     later = {(r.file, r.offset) for r in read_rejected(paths.rejected / "transform")}
     comparison = Comparison("source, read again", features=len(schema.feature))
-    with tempfile.TemporaryDirectory() as folder:
-        read = ReadRows(typed, schema, repaired, str(pathlib.Path(folder) / "tmp"))
-        execution.run(WriteRows(read, folder))
+    with execution.scratch(paths.root) as folder:
+        read = ReadRows(typed, schema, repaired, str(folder / "tmp"))
+        execution.run(WriteRows(read, str(folder)))
         for split in SPLITS:
             held = _in_order(paths.rows / split)
-            read = _in_order(RunPaths(pathlib.Path(folder)).rows / split)
+            read = _in_order(RunPaths(folder).rows / split)
             if later and read.num_rows:
                 read = pa.Table.from_batches(
                     [without_rows(batch, later) for batch in read.to_batches()], read.schema

@@ -225,7 +225,7 @@ def write_rows(recipe: pathlib.Path, run: RunPaths) -> WriteRows:
     return WriteRows(ReadRows(typed, schema, (), f"{ROOT}/work/tmp"), f"{ROOT}/work")
 
 
-@works("run, verify, predict", "Dataflow", says="job checked")
+@works("run, verify, predict, backfill", "Dataflow", says="a run's job checked")
 def test_a_batch_job_has_all_that_a_worker_needs(
     cloud: Cloud, recipe_there: pathlib.Path, result: Result
 ) -> None:

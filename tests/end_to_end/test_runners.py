@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import json
 import pathlib
+import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 
@@ -18,6 +19,7 @@ import pytest
 
 from skewless.launch.runners.choose import execution_on
 from skewless.pipeline.artifacts import RunPaths
+from skewless.pipeline.backfilling import backfill
 from skewless.pipeline.bulk_predicting import BulkPrediction, predict_in_bulk
 from skewless.pipeline.execution import Execution
 from skewless.pipeline.journey import Journey, Result, journey
@@ -38,14 +40,11 @@ EXAMPLE = pathlib.Path(__file__).parents[2] / "examples" / "flights"
 
 RECIPE = """
 import dataclasses
-import sys
 
-sys.path.insert(0, {folder!r})
 import recipe as whole
 
 import skewless as sk
 
-sys.path.remove({folder!r})
 recipe = dataclasses.replace(
     whole.recipe,
     source=dataclasses.replace(whole.recipe.source, pattern={csv!r}),
@@ -70,8 +69,10 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
         lines = archive.read("flights.csv").splitlines(keepends=True)
     csv = folder / "flights.csv"
     csv.write_bytes(b"".join([lines[0], *lines[1::10]]))
+    for file in EXAMPLE.glob("*.py"):
+        shutil.copy(file, folder)
     recipe = folder / "tenth.py"
-    recipe.write_text(RECIPE.format(folder=str(EXAMPLE), csv=str(csv)))
+    recipe.write_text(RECIPE.format(csv=str(csv)))
     return Reference(recipe, journey(Journey(recipe, folder / "runs"), Quiet()))
 
 
@@ -107,18 +108,21 @@ def on_spark_cluster(stack: contextlib.ExitStack, folder: pathlib.Path) -> Execu
     return execution_on("spark", [jar, f"--spark_master_url={cluster.master}"])
 
 
+# A row of the table on the page on runners.
+BATCH = "run, verify, predict, backfill"
+
 Start = Callable[[contextlib.ExitStack, pathlib.Path], Execution]
 
 
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(on_direct, marks=works("run, verify, predict", "in process")),
-        pytest.param(on_prism, marks=works("run, verify, predict", "Prism")),
-        pytest.param(on_flink, marks=works("run, verify, predict", "Flink alone")),
-        pytest.param(on_flink_cluster, marks=works("run, verify, predict", "Flink cluster")),
-        pytest.param(on_spark, marks=works("run, verify, predict", "Spark alone")),
-        pytest.param(on_spark_cluster, marks=works("run, verify, predict", "Spark cluster")),
+        pytest.param(on_direct, marks=works(BATCH, "in process")),
+        pytest.param(on_prism, marks=works(BATCH, "Prism")),
+        pytest.param(on_flink, marks=works(BATCH, "Flink alone")),
+        pytest.param(on_flink_cluster, marks=works(BATCH, "Flink cluster")),
+        pytest.param(on_spark, marks=works(BATCH, "Spark alone")),
+        pytest.param(on_spark_cluster, marks=works(BATCH, "Spark cluster")),
     ],
 )
 def execution(
@@ -159,3 +163,9 @@ def test_a_run_is_the_same_as_in_process(
         lines = [json.dumps(row, default=str) for part in parts for row in part.to_pylist()]
         predicted.append((ledger, collections.Counter(lines)))
     assert predicted[0] == predicted[1]
+
+    tiles = [
+        backfill(reference.recipe, made.paths.root, str(tmp_path / f"{number}.db"), runner)
+        for number, runner in enumerate((Execution(), execution))
+    ]
+    assert tiles[0] == tiles[1] > 1_000

@@ -210,3 +210,14 @@ def test_workers_that_cannot_be_reached_are_named(monkeypatch) -> None:
 def test_another_error_is_not_changed(far) -> None:
     with pytest.raises(KeyError, match="mine"):
         far(Result(fails=KeyError("mine")))
+
+
+def test_what_is_read_back_lies_where_workers_reach_it(tmp_path) -> None:
+    with Execution().scratch(tmp_path) as here:
+        assert here.is_dir()
+        assert list(tmp_path.iterdir()) == []
+    with Execution("FlinkRunner").scratch(tmp_path) as there:
+        (there / "told.json").write_text("[]")
+        assert list(tmp_path.iterdir()) == [there]
+    assert not here.exists()
+    assert list(tmp_path.iterdir()) == []
