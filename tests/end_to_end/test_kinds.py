@@ -159,6 +159,7 @@ def test_classes_have_names(tmp_path: pathlib.Path, capsys: pytest.CaptureFixtur
     assert answer["classes"][answer["prediction"].index(max(answer["prediction"]))] == "hen"
 
 
+@pytest.mark.integration
 def test_columns_of_any_name_and_lists_with_holes_are_served(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

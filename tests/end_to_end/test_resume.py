@@ -58,6 +58,7 @@ def test_second_run_does_nothing(result: Result, recipe_file: pathlib.Path) -> N
     assert again.ledger == result.ledger
 
 
+@pytest.mark.integration
 def test_same_seed_gives_the_same_graph_examples_and_metrics(
     result: Result,
     recipe_file: pathlib.Path,
