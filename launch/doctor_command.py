@@ -42,7 +42,7 @@ def doctor(options: argparse.Namespace) -> int:
 
 def _findings(options: argparse.Namespace) -> Iterator[Finding]:
     """Yield all that was looked at; then what became of a pipeline of one row."""
-    from skewless.launch.runners.choose import RUNNERS, execution_on
+    from skewless.launch.runners.choose import RUNNERS, prepared
 
     ready = True
     for finding in RUNNERS[options.runner].check(Flags(options.beam), streaming=options.streaming):
@@ -53,7 +53,7 @@ def _findings(options: argparse.Namespace) -> Iterator[Finding]:
         return
     begun = time.monotonic()
     try:
-        execution_on(options.runner, options.beam, probing=True)
+        prepared(options.runner, options.beam, probing=True)
     except RunError as error:
         yield Finding("a pipeline of one row failed", False, str(error))
     else:

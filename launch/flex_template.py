@@ -159,7 +159,7 @@ class _Made(Exception):  # noqa: N818
 
 
 class _Template(Execution):
-    """Makes the stream's job, and does what must be done before on this machine."""
+    """Makes the stream's job, and ends there; what is done before is done in this process."""
 
     def run(
         self,
@@ -167,12 +167,9 @@ class _Template(Execution):
         within: float | None = None,
         until: Callable[[], bool] | None = None,
     ) -> None:
-        del within, until
-        if not isinstance(build, StreamRows):
-            Execution(options=self.options).run(build)
-            return
-        super().run(build)
-        raise _Made
+        super().run(build, within, until)
+        if isinstance(build, StreamRows):
+            raise _Made
 
 
 class _Conduct(beam.PTransform):  # type: ignore[misc]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 __all__ = [
@@ -65,13 +66,17 @@ def lost_connections_hidden() -> None:
 
     Their threads end with the runner's connection, each with a stack of its own.
     """
-    import grpc
+    if not isinstance(threading.excepthook, _UnlessLost):
+        threading.excepthook = _UnlessLost(threading.excepthook)
 
-    shown = threading.excepthook
 
-    def show(told: Any) -> None:
+@dataclasses.dataclass(frozen=True)
+class _UnlessLost:
+    shown: Callable[[Any], Any]
+
+    def __call__(self, told: Any) -> None:
+        import grpc
+
         lost = (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
         if not isinstance(told.exc_value, grpc.Call) or told.exc_value.code() not in lost:
-            shown(told)
-
-    threading.excepthook = show
+            self.shown(told)

@@ -186,10 +186,8 @@ def _live(step: Any, state: AnyPath, execution: Execution) -> LiveStep:
         return live_step(step)
     path = state / f"{step.right.input_name}.arrow"
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Each worker holds it whole, so one can write it: this process, which need not be waited for.
-    options = tuple(one for one in execution.options if one != "--streaming")
-    here = dataclasses.replace(execution, runner=Execution.runner, options=options)
-    here.run(_WriteRight(step, str(path)))
+    # Each worker holds it whole, so one can write it.
+    execution.here().run(_WriteRight(step, str(path)))
     return live_step(step, str(path))
 
 

@@ -15,7 +15,7 @@ from skewless.launch.runners.flags import Finding, Flags
 from skewless.pipeline.execution import Execution
 from skewless.pipeline.probing import probe
 
-__all__ = ["RUNNERS", "Runner", "execution_of", "execution_on"]
+__all__ = ["RUNNERS", "Runner", "execution_of", "execution_on", "prepared"]
 
 
 class Runner(Protocol):
@@ -67,7 +67,6 @@ def execution_on(
     *,
     analysis: str = "auto",
     streaming: bool = False,
-    probing: bool = False,
 ) -> Execution:
     """Return where pipelines run, after seeing that they can.
 
@@ -76,18 +75,41 @@ def execution_on(
         words: Beam's options as a user gave them.
         analysis: The engine of `Analyze`.
         streaming: Whether the pipeline is one without an end.
-        probing: Whether to run a pipeline of one row first, also where workers are in this
-            process; elsewhere that is done in any case.
 
     Raises:
         RecipeError: If nobody has such an option.
         RunError: If something is missing, with how to get it.
     """
-    runner, given = RUNNERS[name], Flags(words)
-    known: frozenset[str] = frozenset()
-    for finding in runner.check(given, streaming=streaming):
+    for finding in RUNNERS[name].check(Flags(words), streaming=streaming):
         if not finding.ok:
             raise RunError(f"--runner {name}: {finding.what}; {finding.repair}")
+    return prepared(name, words, analysis=analysis, streaming=streaming)
+
+
+def prepared(
+    name: str,
+    words: Sequence[str],
+    *,
+    analysis: str = "auto",
+    streaming: bool = False,
+    probing: bool = False,
+) -> Execution:
+    """Return where pipelines run, where all that they need has been found.
+
+    Args:
+        name: As in `execution_on`.
+        words: As in `execution_on`.
+        analysis: As in `execution_on`.
+        streaming: As in `execution_on`.
+        probing: Whether to run a pipeline of one row first, also where workers are in this
+            process; elsewhere that is done in any case.
+
+    Raises:
+        RecipeError: If nobody has such an option.
+        RunError: If no worker answers, or those that do have other versions.
+    """
+    runner, given = RUNNERS[name], Flags(words)
+    known: frozenset[str] = frozenset()
     flags = runner.options(given, streaming=streaming)
     is_loopback = Flags(flags).get("environment_type") == "LOOPBACK"
     if is_loopback or name in _SERVERS:

@@ -5,24 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pathlib
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
-from skewless.launch.runners.downloads import check_file, downloads_folder, fetched
+from skewless.launch.runners.downloads import fetched
 from skewless.launch.runners.flags import Finding, Flags, address_of, is_here
-from skewless.launch.runners.java import check_java, find_java
+from skewless.launch.runners.java import find_java
+from skewless.launch.runners.portable import check_server, jar_folder, worker_options
 
 __all__ = ["BEAM", "cancel", "check", "options", "server"]
 
 BEAM = "FlinkRunner"
 
 LOCAL = ("[local]", "[auto]")
-# In milliseconds: a worker has loaded TensorFlow, and the next stage is to find it so.
-KEPT_WORKER = 10_000
-# Where Flink's own documentation has a pool of workers: beside each TaskManager.
-WORKER_POOL = "localhost:50000"
 
 _JAR = "flink_job_server_jar"
 _REST_PORT = 8081
@@ -35,11 +31,7 @@ def options(given: Flags, *, streaming: bool) -> list[str]:
     """Return Beam's options: workers that Flink can reach, checkpoints for a stream."""
     master = _master(given)
     here = master in LOCAL or is_here(address_of(master, _REST_PORT)[0])
-    defaults: dict[str, object] = {"flink_master": master, "environment_cache_millis": KEPT_WORKER}
-    if here:
-        defaults["environment_type"] = "LOOPBACK"
-    elif "environment_type" not in given:
-        defaults |= {"environment_type": "EXTERNAL", "environment_config": WORKER_POOL}
+    defaults = {"flink_master": master, **worker_options(given, here=here)}
     if streaming:
         # One worker: a store has one writer. And a stream without checkpoints would begin anew.
         defaults |= {
@@ -57,22 +49,12 @@ def options(given: Flags, *, streaming: bool) -> list[str]:
 def check(given: Flags, *, streaming: bool) -> Iterator[Finding]:
     """See that there are Java, the job server, and a cluster with room for a job."""
     del streaming
-    # A job server that runs already has brought its own.
-    starts = "job_endpoint" not in given
-    if starts:
-        yield from check_java(given, "Flink", 11, 21)
-    master = _master(given)
-    if master in LOCAL:
-        yield Finding("Flink runs on this machine for as long as the command does")
-    else:
-        yield from _check_cluster(master, any_version=not starts or _JAR in given)
-    if starts:
-        yield from check_file("Flink's job server", _jar(given), _folder(given), f"--{_JAR}")
+    yield from check_server(given, "Flink", (11, 21), _jar, _check_cluster(given))
 
 
 def server(given: Flags) -> list[str]:
     """Return the command that starts the job server, but for its ports and folder."""
-    jar = fetched(_jar(given), _folder(given))
+    jar = fetched(_jar(given), jar_folder(given))
     return [find_java(given), "-jar", str(jar), "--flink-master", _master(given)]
 
 
@@ -97,11 +79,6 @@ def cancel(given: Flags, job: str) -> None:
 
 def _master(given: Flags) -> str:
     return given.get("flink_master", LOCAL[0])
-
-
-def _folder(given: Flags) -> pathlib.Path:
-    own = given.get("jar_cache_dir")
-    return pathlib.Path(own) if own else downloads_folder() / "jars"
 
 
 def _jar(given: Flags) -> str:
@@ -146,7 +123,11 @@ def _slots(master: str) -> int:
     return int(_overview(master)["slots-total"])
 
 
-def _check_cluster(master: str, *, any_version: bool) -> Iterator[Finding]:
+def _check_cluster(given: Flags) -> Iterator[Finding]:
+    master = _master(given)
+    if master in LOCAL:
+        yield Finding("Flink runs on this machine for as long as the command does")
+        return
     repair = "start the cluster, or name another: --flink_master=HOST:PORT of its REST API"
     try:
         told = _overview(master)
@@ -159,7 +140,9 @@ def _check_cluster(master: str, *, any_version: bool) -> Iterator[Finding]:
         what = f"the Flink cluster at {master} has no TaskManager"
         yield Finding(what, False, "start one: bin/taskmanager.sh start")
         return
-    if not any_version and (unfit := _without_server(version)):
+    # Who brings a job server, or its jar, knows what it is for.
+    brings = "job_endpoint" in given or _JAR in given
+    if not brings and (unfit := _without_server(version)):
         yield Finding(f"Flink {version} at {master}: {unfit}", False, f"or give --{_JAR}=FILE")
         return
     yield Finding(f"Flink {version} at {master}, {told['slots-available']} of {slots} slots free")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import pathlib
 import re
 from collections.abc import Iterator
 
-from skewless.launch.runners.downloads import check_file, downloads_folder, fetched
+from skewless.launch.runners.downloads import fetched
 from skewless.launch.runners.flags import Finding, Flags, address_of, is_here, listens
-from skewless.launch.runners.java import check_java, find_java
+from skewless.launch.runners.java import find_java
+from skewless.launch.runners.portable import check_server, jar_folder, worker_options
 
 __all__ = ["BEAM", "check", "options", "server"]
 
@@ -18,19 +18,15 @@ BEAM = "SparkRunner"
 _JAR = "spark_job_server_jar"
 _LOCAL = re.compile(r"local(\[.+\])?$")
 _PORT = 7077
-_WORKER_POOL = "localhost:50000"
 
 
 def options(given: Flags, *, streaming: bool) -> list[str]:
     """Return Beam's options: workers that Spark can reach."""
     del streaming
     master = _master(given)
-    defaults: dict[str, object] = {"spark_master_url": master, "environment_cache_millis": 10_000}
-    if _LOCAL.match(master) or is_here(address_of(master, _PORT)[0]):
-        defaults["environment_type"] = "LOOPBACK"
-    elif "environment_type" not in given:
-        defaults |= {"environment_type": "EXTERNAL", "environment_config": _WORKER_POOL}
-    return list(given.with_defaults(**defaults).words)
+    here = bool(_LOCAL.match(master)) or is_here(address_of(master, _PORT)[0])
+    workers = worker_options(given, here=here)
+    return list(given.with_defaults(spark_master_url=master, **workers).words)
 
 
 def check(given: Flags, *, streaming: bool) -> Iterator[Finding]:
@@ -39,35 +35,20 @@ def check(given: Flags, *, streaming: bool) -> Iterator[Finding]:
         what = "Beam's Spark runner reads no unbounded source from Python"
         yield Finding(what, False, "stream with --runner flink, or --runner direct")
         return
-    # A job server that runs already has brought its own.
-    starts = "job_endpoint" not in given
-    if starts:
-        yield from check_java(given, "Spark", 8, 17)
-    master = _master(given)
-    if _LOCAL.match(master):
-        yield Finding("Spark runs on this machine for as long as the command does")
-    else:
-        yield from _check_cluster(master)
-    if starts:
-        yield from check_file("Spark's job server", _jar(given), _folder(given), f"--{_JAR}")
+    yield from check_server(given, "Spark", (8, 17), _jar, _check_cluster(_master(given)))
 
 
 def server(given: Flags) -> list[str]:
     """Return the command that starts the job server, but for its ports and folder."""
     from apache_beam.runners.portability.spark_runner import SPARK_JAR_JOB_SERVER_JVM_ARGS
 
-    jar = fetched(_jar(given), _folder(given))
+    jar = fetched(_jar(given), jar_folder(given))
     opened = SPARK_JAR_JOB_SERVER_JVM_ARGS
     return [find_java(given), *opened, "-jar", str(jar), "--spark-master-url", _master(given)]
 
 
 def _master(given: Flags) -> str:
     return given.get("spark_master_url", f"local[{os.cpu_count()}]")
-
-
-def _folder(given: Flags) -> pathlib.Path:
-    own = given.get("jar_cache_dir")
-    return pathlib.Path(own) if own else downloads_folder() / "jars"
 
 
 def _jar(given: Flags) -> str:
@@ -80,6 +61,9 @@ def _jar(given: Flags) -> str:
 
 
 def _check_cluster(master: str) -> Iterator[Finding]:
+    if _LOCAL.match(master):
+        yield Finding("Spark runs on this machine for as long as the command does")
+        return
     host, port = address_of(master, _PORT)
     why = listens(host, port)
     if why is None:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import importlib.util
 import pathlib
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pytest
 import tensorflow as tf
 
+from skewless.launch.deploy import write_files
 from skewless.pipeline.artifacts import RunPaths
 from skewless.pipeline.journey import Journey, Result, journey
 from skewless.pipeline.stages import Quiet
+from tests.servers.pubsub import Emulator, pubsub_emulator
+from tests.servers.redis import Redis, redis
+from tests.wheel import build, copy_tree
 
 RECIPE = """
 import skewless as sk
@@ -88,6 +92,28 @@ def recipe_file(
 def result(recipe_file: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
     """One whole run: nothing may change it."""
     return journey(Journey(recipe_file, tmp_path_factory.mktemp("runs")), Quiet())
+
+
+@pytest.fixture(scope="session")
+def context(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """What an image is built from: the files, and the wheel."""
+    folder = tmp_path_factory.mktemp("context")
+    write_files(folder)
+    (wheel,) = build(copy_tree(tmp_path_factory.mktemp("tree")), "wheel").glob("*.whl")
+    wheel.rename(folder / wheel.name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+    with pubsub_emulator(tmp_path_factory.mktemp("pubsub")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def durable_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    with redis(tmp_path_factory.mktemp("redis"), durable=True) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

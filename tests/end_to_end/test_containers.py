@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 import pytest
 
-from skewless.launch.deploy import write_files
 from skewless.pipeline.artifacts import RunPaths
 from skewless.pipeline.journey import Result
 from skewless.pipeline.labels import set_label
@@ -26,19 +25,9 @@ from skewless.pipeline.predicting import predict_lines
 from skewless.pipeline.pushing import Push, push
 from tests.containers import instructions
 from tests.servers.process import free_port, running
-from tests.wheel import OURS, build, copy_tree, fresh_environment
+from tests.wheel import OURS, fresh_environment
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def context(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """What an image is built from: the files, and the wheel."""
-    folder = tmp_path_factory.mktemp("context")
-    write_files(folder)
-    (wheel,) = build(copy_tree(tmp_path_factory.mktemp("tree")), "wheel").glob("*.whl")
-    wheel.rename(folder / wheel.name)
-    return folder
 
 
 def test_the_extras_fit_the_constraints(context: pathlib.Path) -> None:

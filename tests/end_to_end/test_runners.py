@@ -13,6 +13,7 @@ import pathlib
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -76,61 +77,46 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     return Reference(recipe, journey(Journey(recipe, folder / "runs"), Quiet()))
 
 
-def on_direct(stack: contextlib.ExitStack, folder: pathlib.Path) -> Execution:
-    del stack, folder
-    return execution_on("direct", [])
-
-
-def on_prism(stack: contextlib.ExitStack, folder: pathlib.Path) -> Execution:
-    del stack, folder
-    return execution_on("prism", [f"--prism_location={prism.install()}"])
-
-
-def on_flink(stack: contextlib.ExitStack, folder: pathlib.Path) -> Execution:
-    del stack, folder
-    return execution_on("flink", [f"--flink_job_server_jar={flink.job_server_jar()}"])
-
-
-def on_flink_cluster(stack: contextlib.ExitStack, folder: pathlib.Path) -> Execution:
-    cluster = stack.enter_context(flink.session_cluster(folder))
-    jar = f"--flink_job_server_jar={flink.job_server_jar()}"
-    return execution_on("flink", [jar, f"--flink_master={cluster.master}"])
-
-
-def on_spark(stack: contextlib.ExitStack, folder: pathlib.Path) -> Execution:
-    del stack, folder
-    return execution_on("spark", [f"--spark_job_server_jar={spark.job_server_jar()}"])
-
-
-def on_spark_cluster(stack: contextlib.ExitStack, folder: pathlib.Path) -> Execution:
-    cluster = stack.enter_context(spark.cluster(folder))
-    jar = f"--spark_job_server_jar={spark.job_server_jar()}"
-    return execution_on("spark", [jar, f"--spark_master_url={cluster.master}"])
-
-
 # A row of the table on the page on runners.
 BATCH = "run, verify, predict, backfill"
 
-Start = Callable[[contextlib.ExitStack, pathlib.Path], Execution]
+Master = Callable[[pathlib.Path], contextlib.AbstractContextManager[Any]]
+
+
+def words_of(runner: str) -> list[str]:
+    """Return the options that say where what a runner needs is."""
+    if runner == "prism":
+        return [f"--prism_location={prism.install()}"]
+    jars = {"flink": flink.job_server_jar, "spark": spark.job_server_jar}
+    return [f"--{runner}_job_server_jar={jars[runner]()}"] if runner in jars else []
+
+
+def on(column: str, runner: str, option: str = "", cluster: Master | None = None) -> Any:
+    """Return a runner, and the cluster whose master an option names, as a parameter."""
+    return pytest.param((runner, option, cluster), id=column, marks=works(BATCH, column))
 
 
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(on_direct, marks=works(BATCH, "in process")),
-        pytest.param(on_prism, marks=works(BATCH, "Prism")),
-        pytest.param(on_flink, marks=works(BATCH, "Flink alone")),
-        pytest.param(on_flink_cluster, marks=works(BATCH, "Flink cluster")),
-        pytest.param(on_spark, marks=works(BATCH, "Spark alone")),
-        pytest.param(on_spark_cluster, marks=works(BATCH, "Spark cluster")),
+        on("in process", "direct"),
+        on("Prism", "prism"),
+        on("Flink alone", "flink"),
+        on("Flink cluster", "flink", "flink_master", flink.session_cluster),
+        on("Spark alone", "spark"),
+        on("Spark cluster", "spark", "spark_master_url", spark.cluster),
     ],
 )
 def execution(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Execution]:
-    start: Start = request.param
+    runner, option, cluster = request.param
+    words = words_of(runner)
     with contextlib.ExitStack() as stack:
-        yield start(stack, tmp_path_factory.mktemp("cluster"))
+        if cluster is not None:
+            running = stack.enter_context(cluster(tmp_path_factory.mktemp("cluster")))
+            words.append(f"--{option}={running.master}")
+        yield execution_on(runner, words)
 
 
 def test_a_run_is_the_same_as_in_process(

@@ -11,7 +11,7 @@ import json
 import pathlib
 import random
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -43,8 +43,8 @@ from tests.end_to_end.streamed_flights import (
     write_recipe,
 )
 from tests.flights import json_lines
-from tests.servers.pubsub import Emulator, Queue, pubsub_emulator
-from tests.servers.redis import Redis, redis
+from tests.servers.pubsub import Emulator, Queue
+from tests.servers.redis import Redis
 from tests.what_works import works
 
 pytestmark = pytest.mark.integration
@@ -82,18 +82,6 @@ def plant(table: pa.Table) -> Sent:
     return Sent(table, late, twice, poison, [body for _, body in sorted(coming)])
 
 
-@pytest.fixture(scope="module")
-def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
-    with pubsub_emulator(tmp_path_factory.mktemp("pubsub")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
-    with redis(tmp_path_factory.mktemp("redis"), durable=True) as running:
-        yield running
-
-
 def publish(queue: Queue, messages: Sequence[bytes]) -> None:
     """Publish in order: the client's own batches may overtake each other."""
     client = pubsub_client.publisher()
@@ -102,9 +90,9 @@ def publish(queue: Queue, messages: Sequence[bytes]) -> None:
         PublisherClient.publish(client, topic=queue.topic, messages=some, timeout=60)
 
 
-def stored_places(server: Redis, prefix: str, group: str) -> int:
+def stored_places(durable_redis: Redis, prefix: str, group: str) -> int:
     """Return how many tiles of a group there are, past the store's own reader."""
-    client = load_client().Redis.from_url(server.url)
+    client = load_client().Redis.from_url(durable_redis.url)
     quoted = group.replace("@", "%40")
     keys = list(client.scan_iter(match=f"{prefix}tiles:{quoted}:*", count=10_000))
     return sum(client.zcard(key) for key in keys)
@@ -113,7 +101,7 @@ def stored_places(server: Redis, prefix: str, group: str) -> int:
 @works("a stream goes on after a kill", "in process")
 @works("a stream of Pub/Sub", "in process")
 def test_a_stream_that_was_killed_is_as_batch(
-    emulator: Emulator, server: Redis, tmp_path: pathlib.Path
+    emulator: Emulator, durable_redis: Redis, tmp_path: pathlib.Path
 ) -> None:
     sent = plant(departures_of_2013(FLIGHTS))
     # The graph is made of every 20th flight, once.
@@ -125,7 +113,7 @@ def test_a_stream_that_was_killed_is_as_batch(
     queue = Queue()
     publisher = threading.Thread(target=publish, args=[queue, sent.messages])
     publisher.start()
-    address, output = f"{server.url}?prefix=acceptance:", tmp_path / "out"
+    address, output = f"{durable_redis.url}?prefix=acceptance:", tmp_path / "out"
     arguments = [str(recipe), "--source", f"pubsub:{queue.subscription}", "--run", str(run.root)]
     arguments += ["--store", address, "--output", str(output), "--hold", "30m"]
     arguments += ["--keep", "400d", "--remember", "400d", "--stop-when-idle", "15"]
@@ -144,7 +132,7 @@ def test_a_stream_that_was_killed_is_as_batch(
         assert store.notes("outbox/") == {}
         assert store.notes("waiting/") == {}
         held = check_tiles(store, recipe, run, accepted, tmp_path)
-        assert held == {name: stored_places(server, "acceptance:", name) for name in held}
+        assert held == {name: stored_places(durable_redis, "acceptance:", name) for name in held}
     check_examples(run, sent.table, output, tmp_path / "whole")
     assert queue.drain() == []
 

@@ -28,25 +28,13 @@ from tests.end_to_end.streamed_flights import (
 )
 from tests.end_to_end.test_stream import Sent, check_ledger, plant, publish
 from tests.servers import flink
-from tests.servers.pubsub import Emulator, Queue, pubsub_emulator
-from tests.servers.redis import Redis, redis
+from tests.servers.pubsub import Emulator, Queue
+from tests.servers.redis import Redis
 from tests.what_works import works
 
 pytestmark = pytest.mark.integration
 
 FLIGHTS, FEW_FLIGHTS = 10_000, 3_000
-
-
-@pytest.fixture(scope="module")
-def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
-    with pubsub_emulator(tmp_path_factory.mktemp("pubsub")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
-    with redis(tmp_path_factory.mktemp("redis"), durable=True) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -83,21 +71,28 @@ def accepted_of(sent: Sent) -> pa.Table:
     return sent.table.filter(pa.array([i not in sent.late for i in range(len(sent.table))]))
 
 
+def arguments_of(
+    planned: Planned, cluster: flink.SessionCluster, store: str, output: pathlib.Path
+) -> list[str]:
+    """Return the arguments of `skewless stream` on a cluster."""
+    arguments = [str(planned.recipe), "--run", str(planned.run.root), "--store", store]
+    arguments += ["--output", str(output), "--hold", "30m", "--keep", "400d", "--remember", "400d"]
+    arguments += ["--runner", "flink", f"--flink_master={cluster.master}"]
+    arguments += [f"--flink_job_server_jar={flink.job_server_jar()}"]
+    return [*arguments, "--checkpointing_interval=2000"]
+
+
 @works("a stream goes on after a kill", "Flink cluster")
 @works("a stream of Pub/Sub", "Flink cluster")
 def test_a_job_goes_on_from_its_checkpoint_when_a_task_manager_is_killed(
-    server: Redis, cluster: flink.SessionCluster, planned: Planned, tmp_path: pathlib.Path
+    durable_redis: Redis, cluster: flink.SessionCluster, planned: Planned, tmp_path: pathlib.Path
 ) -> None:
     sent, recipe, run, queue = planned
     half = len(sent.messages) // 2
     publish(queue, sent.messages[:half])
-    address, output = f"{server.url}?prefix=flink:", tmp_path / "out"
-    arguments = [str(recipe), "--run", str(run.root), "--store", address, "--output", str(output)]
+    address, output = f"{durable_redis.url}?prefix=flink:", tmp_path / "out"
     # Longer than the lease: what the dead worker had in work comes again, and is waited for.
-    arguments += ["--hold", "30m", "--keep", "400d", "--remember", "400d", "--stop-when-idle", "20"]
-    arguments += ["--runner", "flink", f"--flink_master={cluster.master}"]
-    arguments += [f"--flink_job_server_jar={flink.job_server_jar()}"]
-    arguments += ["--checkpointing_interval=2000"]
+    arguments = [*arguments_of(planned, cluster, address, output), "--stop-when-idle", "20"]
     with (
         contextlib.closing(open_store(address)) as store,
         streaming(tmp_path / "stream.log", *arguments) as process,
@@ -122,18 +117,15 @@ def test_a_job_goes_on_from_its_checkpoint_when_a_task_manager_is_killed(
 
 @works("a stream goes on from a savepoint", "Flink cluster")
 def test_a_stream_that_was_stopped_with_a_savepoint_goes_on_from_it(
-    server: Redis, cluster: flink.SessionCluster, planned: Planned, tmp_path: pathlib.Path
+    durable_redis: Redis, cluster: flink.SessionCluster, planned: Planned, tmp_path: pathlib.Path
 ) -> None:
     _, recipe, run, queue = planned
     sent = plant(departures_of_2013(FEW_FLIGHTS))
     half = len(sent.messages) // 2
     publish(queue, sent.messages[:half])
-    address, output = f"{server.url}?prefix=savepoint:", tmp_path / "out"
-    arguments = [str(recipe), "--run", str(run.root), "--store", address, "--output", str(output)]
-    arguments += ["--hold", "30m", "--keep", "400d", "--remember", "400d", "--stop-when-idle", "8"]
-    arguments += ["--runner", "flink", f"--flink_master={cluster.master}"]
-    arguments += [f"--flink_job_server_jar={flink.job_server_jar()}"]
-    arguments += ["--checkpointing_interval=2000", "--externalized_checkpoints_enabled"]
+    address, output = f"{durable_redis.url}?prefix=savepoint:", tmp_path / "out"
+    arguments = [*arguments_of(planned, cluster, address, output), "--stop-when-idle", "8"]
+    arguments += ["--externalized_checkpoints_enabled"]
     arguments += ["--retain_externalized_checkpoints_on_cancellation"]
     with contextlib.closing(open_store(address)) as store:
         with streaming(tmp_path / "first.log", *arguments) as process:

@@ -19,7 +19,6 @@ import yaml
 
 import skewless
 from skewless.launch.command_line import make_parser
-from skewless.launch.deploy import write_files
 from skewless.launch.runners.choose import execution_on
 from skewless.pipeline import probing
 from skewless.pipeline.artifacts import SPLITS
@@ -32,7 +31,7 @@ from skewless.storage import path_of
 from tests.containers import DEPLOY, instructions
 from tests.servers import boot, flink, prism
 from tests.servers.process import free_port, install_debian, listens, missing, running
-from tests.wheel import OURS, build, copy_tree, fresh_environment
+from tests.wheel import OURS, fresh_environment
 
 pytestmark = pytest.mark.integration
 
@@ -44,15 +43,6 @@ class Image(NamedTuple):
 
     python: pathlib.Path
     env: dict[str, str]
-
-
-@pytest.fixture(scope="module")
-def context(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    folder = tmp_path_factory.mktemp("context")
-    write_files(folder)
-    (wheel,) = build(copy_tree(tmp_path_factory.mktemp("tree")), "wheel").glob("*.whl")
-    wheel.rename(folder / wheel.name)
-    return folder
 
 
 @pytest.fixture(scope="module")

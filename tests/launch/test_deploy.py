@@ -15,7 +15,7 @@ from tensorflow_serving.config import model_server_config_pb2
 from skewless.errors import RecipeError
 from skewless.launch.command_line import main, make_parser
 from skewless.launch.deploy import constraints, write_files
-from skewless.launch.runners.flink import WORKER_POOL
+from skewless.launch.runners.portable import WORKER_POOL
 from tests.containers import DEPLOY, instructions
 from tests.servers.process import install_python
 

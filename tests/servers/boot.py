@@ -4,37 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
-import subprocess
 from collections.abc import Iterator, Mapping
 
 from apache_beam.version import __version__ as beam_version
 
-from tests.servers.process import (
-    FOLDER,
-    free_port,
-    install_debian,
-    listens,
-    missing,
-    one_at_a_time,
-    running,
-)
+from tests.servers.process import free_port, install_go, listens, running
 
 
-@one_at_a_time()
 def install() -> pathlib.Path:
     """Return the path of the program, which an image has at /opt/apache/beam/boot."""
-    folder = FOLDER / f"boot-{beam_version}"
-    program = folder / "container"
-    if not program.exists():
-        go = install_debian("go", "golang-go")
-        package = f"github.com/apache/beam/sdks/v2/python/container@v{beam_version}"
-        command = ["env", f"GOBIN={folder}", go, "install", package]
-        try:
-            subprocess.run(command, check=True, capture_output=True, timeout=1800)
-        except (OSError, subprocess.SubprocessError) as error:
-            said = getattr(error, "stderr", None) or b""
-            missing(f"boot cannot be built: {error} {said.decode(errors='replace')[-500:]}")
-    return program
+    return install_go("boot", f"github.com/apache/beam/sdks/v2/python/container@v{beam_version}")
 
 
 @contextlib.contextmanager

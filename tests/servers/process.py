@@ -22,6 +22,8 @@ import pytest
 FOLDER = pathlib.Path(__file__).parents[2] / "build" / "servers"
 
 START_SECONDS = 120.0
+# What is built and not only fetched.
+_BUILD_SECONDS = 1800.0
 
 
 def missing(reason: str) -> NoReturn:
@@ -101,6 +103,18 @@ def install_jars(name: str, *coordinates: str) -> pathlib.Path:
 
 
 @one_at_a_time()
+def install_go(name: str, package: str) -> pathlib.Path:
+    """Return the path of the program of a package, as in `example.com/some/program@v1.2.3`."""
+    path, _, version = package.partition("@v")
+    folder = FOLDER / f"{name}-{version}"
+    program = folder / path.rpartition("/")[2]
+    if not program.exists():
+        go = install_debian("go", "golang-go")
+        _install(["env", f"GOBIN={folder}", go, "install", package], name, _BUILD_SECONDS)
+    return program
+
+
+@one_at_a_time()
 def install_debian(program: str, *packages: str) -> str:
     """Return the path of a program, installed from Debian's packages where it is missing."""
     found = shutil.which(program)
@@ -112,9 +126,9 @@ def install_debian(program: str, *packages: str) -> str:
     return found
 
 
-def _install(command: Sequence[str], name: str) -> None:
+def _install(command: Sequence[str], name: str, seconds: float = 600) -> None:
     try:
-        subprocess.run(command, check=True, capture_output=True, timeout=600)
+        subprocess.run(command, check=True, capture_output=True, timeout=seconds)
     except (OSError, subprocess.SubprocessError) as error:
         # Maven says what is wrong on standard output.
         said = (getattr(error, "stdout", None) or b"") + (getattr(error, "stderr", None) or b"")

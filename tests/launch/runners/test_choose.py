@@ -9,7 +9,7 @@ from apache_beam.io.filesystems import FileSystems
 from skewless.errors import RecipeError, RunError
 from skewless.launch.notices import job_messages_hidden
 from skewless.launch.runners.argument import NAMES
-from skewless.launch.runners.choose import RUNNERS, execution_of, execution_on
+from skewless.launch.runners.choose import RUNNERS, execution_of, execution_on, prepared
 from skewless.pipeline.execution import IN_PROCESS, Execution
 
 
@@ -55,7 +55,7 @@ def test_files_are_reached_with_the_options_of_a_command(monkeypatch) -> None:
 
 
 def test_direct_is_probed_where_that_is_wanted() -> None:
-    assert execution_on("direct", [], probing=True) == Execution()
+    assert prepared("direct", [], probing=True) == Execution()
 
 
 def test_of_a_job_server_only_the_messages_of_jobs_are_hidden() -> None:
