@@ -263,7 +263,8 @@ def _forget_other_recipes(folder: str) -> None:
     for name in _modules_in(_recipe_folders - {folder}):
         if name in cloudpickle.list_registry_pickle_by_value():
             cloudpickle.unregister_pickle_by_value(sys.modules[name])
-        del sys.modules[name]
+        for one in [one for one in sys.modules if one == name or one.startswith(f"{name}.")]:
+            del sys.modules[one]
     _recipe_folders.add(folder)
 
 
@@ -277,13 +278,25 @@ def _pickle_by_value(folder: str) -> None:
 
 
 def _modules_in(folders: set[str]) -> list[str]:
-    """Return the names of the modules that lie in folders."""
-    files = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
+    """Return the names of the modules and packages that lie in folders.
+
+    A package stands for its modules: cloudpickle takes them with it. The program itself and
+    skewless, which a recipe in their folder would find there too, are nobody's helpers.
+    """
     return [
         name
-        for name, file in files.items()
-        if file and str(pathlib.Path(file).resolve().parent) in folders
+        for name, module in list(sys.modules.items())
+        if name.partition(".")[0] not in ("__main__", "skewless") and _folder_of(module) in folders
     ]
+
+
+def _folder_of(module: ModuleType) -> str | None:
+    """Return the folder that holds a module's file, or a package's folder."""
+    file = getattr(module, "__file__", None)
+    if not file:
+        return None
+    path = pathlib.Path(file).resolve()
+    return str(path.parent.parent if path.name == "__init__.py" else path.parent)
 
 
 def _line_of(error: Exception, file: pathlib.Path) -> int:

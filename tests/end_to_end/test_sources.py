@@ -22,17 +22,14 @@ from tests.servers.postgresql import PASSWORD, postgresql
 
 pytestmark = pytest.mark.integration
 
-EXAMPLE = pathlib.Path(__file__).parents[2] / "examples" / "flights"
+EXAMPLE = pathlib.Path(__file__).parents[2] / "examples" / "flights" / "recipe.py"
 RECIPE = """
 import dataclasses
-import sys
-
-sys.path.insert(0, {example!r})
-import recipe as example
 
 import skewless as sk
+from skewless.pipeline.recipe import load_recipe
 
-recipe = dataclasses.replace(example.recipe, source={source})
+recipe = dataclasses.replace(load_recipe({example!r}), source={source})
 """
 SCHEMA = "schema={schema!r}, event_time='time_hour', name='flights'"
 SOURCES = {

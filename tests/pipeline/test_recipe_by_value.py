@@ -13,6 +13,7 @@ from skewless.pipeline.recipe import load_recipe
 RECIPE = """
 import dataclasses
 import helper
+import package.deeper
 import skewless as sk
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Scale:
 SCALE = Scale({by})
 
 def preprocessing_fn(inputs):
-    return {{name: helper.scaled(value, SCALE.by) for name, value in inputs.items()}}
+    none = package.deeper.none()
+    return {{name: helper.scaled(value, SCALE.by) + none for name, value in inputs.items()}}
 
 recipe = sk.Recipe(
     name="small",
@@ -44,12 +46,17 @@ def _plus():
     return {plus}
 """
 
+DEEPER = """
+def none():
+    return 0
+"""
+
 ELSEWHERE = """
 import base64, sys
 from apache_beam.internal import cloudpickle_pickler
 function = cloudpickle_pickler.loads(base64.b64decode(sys.argv[1]))
 print(function({"x": 2.5}))
-assert not {"recipe", "helper"} & set(sys.modules)
+assert not {"recipe", "helper", "package"} & set(sys.modules)
 """
 
 
@@ -60,10 +67,14 @@ def write(tmp_path):
         folder.mkdir()
         (folder / "recipe.py").write_text(RECIPE.format(by=by))
         (folder / "helper.py").write_text(HELPER.format(plus=plus))
+        (folder / "package").mkdir()
+        (folder / "package" / "__init__.py").touch()
+        (folder / "package" / "deeper.py").write_text(DEEPER)
         return folder / "recipe.py"
 
     yield written
-    for name in ("recipe", "helper"):
+    sys.modules.pop("package.deeper", None)
+    for name in ("recipe", "helper", "package"):
         module = sys.modules.pop(name, None)
         if module is not None:
             cloudpickle.unregister_pickle_by_value(module)
@@ -87,4 +98,5 @@ def test_another_recipe_of_the_same_names_takes_their_place(write, tmp_path):
     load_recipe(write("one", by=2.0, plus=1))
     recipe = load_recipe(write("two", by=4.0, plus=3))
     assert elsewhere(recipe.preprocessing_fn, tmp_path) == "{'x': 13}"
-    assert cloudpickle.list_registry_pickle_by_value() >= {"recipe", "helper"}
+    assert cloudpickle.list_registry_pickle_by_value() >= {"recipe", "helper", "package"}
+    assert str(tmp_path / "two") in sys.modules["package.deeper"].__file__
