@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from skewless.errors import RecipeError
 from skewless.launch.notices import native_notices_hidden
+from skewless.launch.token_file import read_token
 
 if TYPE_CHECKING:
     from skewless.models.serving.observer import Observer
@@ -170,7 +171,7 @@ def serve(options: argparse.Namespace) -> int:
         from skewless.models.serving.limits import Limits
         from skewless.models.serving.metrics import Metrics
         from skewless.models.serving.model import ServedModel
-        from skewless.models.serving.server import Listening, Server, read_token
+        from skewless.models.serving.server import Listening, Server
         from skewless.models.serving.versions import Watching
 
     logging.basicConfig(format="skewless: %(message)s", stream=sys.stderr)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from skewless.errors import RecipeError
 from skewless.launch.runners.argument import add_runner
+from skewless.launch.token_file import read_token
 
 if TYPE_CHECKING:
     from skewless.pipeline.server_clients import RunningServer
@@ -97,16 +98,6 @@ def running_server(options: argparse.Namespace) -> RunningServer | None:
     return RunningServer(
         options.server,
         grpc=None if given == "none" else given or "",
-        token=options.token_file and _read_token(options.token_file),
+        token=options.token_file and read_token(options.token_file),
         certificate_authority=options.certificate_authority,
     )
-
-
-def _read_token(path: pathlib.Path) -> str:
-    try:
-        token = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"--token-file {path}: cannot be read: {error}") from None
-    if not token or not token.isascii():
-        raise RecipeError(f"--token-file {path}: expected the token alone, of ASCII characters")
-    return token

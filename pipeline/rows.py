@@ -14,10 +14,12 @@ from skewless.pipeline.recipe import Recipe
 from skewless.schema import Schema, arrow_type, column_names, find_feature, make_schema
 from skewless.transforms.aggregate.aggregate import Aggregate
 from skewless.transforms.aggregate.together import PARTITIONS, AggregateTogether
+from skewless.transforms.deduplicate import Deduplicate
 from skewless.transforms.features.columns import Label
 from skewless.transforms.join import JoinAsOf
 from skewless.transforms.replace import ReplaceRows
 from skewless.transforms.rows import Rejected
+from skewless.transforms.shuffle import partitions_for
 from skewless.transforms.split import SplitByTime, Splits
 from skewless.transforms.validate import Validate
 
@@ -138,7 +140,10 @@ class ReadRows(beam.PTransform):  # type: ignore[misc]
         rows = begin | "Read" >> source
         rows = rows | "Validate" >> Validate(self.recipe.source.schema)
         used = Counter(["Validate"])
-        for step in _together(self.recipe.rows, self.recipe.source.schema, self.temporary):
+        size = self.recipe.source.estimate_size()
+        steps = _sized(self.recipe.rows, size)
+        parts = partitions_for(size, PARTITIONS)
+        for step in _together(steps, self.recipe.source.schema, parts, self.temporary):
             name = type(step).__name__
             used[name] += 1
             # Beam wants labels to differ; only a second step of a kind carries a number.
@@ -172,7 +177,22 @@ def last_checks(recipe: Recipe, schema: Schema) -> Schema:
     return make_schema(checked, domains=schema)
 
 
-def _together(steps: Sequence[Any], schema: Schema, directory: str | None) -> list[Any]:
+def _sized(steps: Sequence[Any], size: int | None) -> list[Any]:
+    """Return steps with as many partitions as the sizes of their inputs ask for."""
+    sized = []
+    for step in steps:
+        if isinstance(step, Deduplicate) and step.partitions is None:
+            step = dataclasses.replace(step, partitions=partitions_for(size))
+        elif isinstance(step, JoinAsOf) and step.partitions is None and not step.is_broadcast():
+            both = (size or 0) + (step.right.estimate_size() or 0)
+            step = dataclasses.replace(step, partitions=partitions_for(both))
+        sized.append(step)
+    return sized
+
+
+def _together(
+    steps: Sequence[Any], schema: Schema, partitions: int, directory: str | None
+) -> list[Any]:
     """Return the steps, `Aggregate`s that follow each other and have the same `at` as one.
 
     One that takes a column of another comes after it.
@@ -190,7 +210,7 @@ def _together(steps: Sequence[Any], schema: Schema, directory: str | None) -> li
                 schema = entering
                 found.pop()
             else:
-                step = AggregateTogether((step,), step.partitions or PARTITIONS, directory)
+                step = AggregateTogether((step,), step.partitions or partitions, directory)
         found.append(step)
         entering, schema = schema, after
     return found

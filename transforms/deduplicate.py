@@ -25,10 +25,11 @@ from skewless.transforms.shuffle import (
     take_batches,
 )
 
-__all__ = ["Deduplicate", "distinct_rows"]
+__all__ = ["Deduplicate", "distinct_of", "distinct_rows"]
 
 Keep = Literal["first", "last"]
 _STEP = "Deduplicate"
+_HELD_BYTES = 128 << 20
 
 
 def distinct_rows(
@@ -53,6 +54,38 @@ def distinct_rows(
     return order[np.sort(positions)]
 
 
+def distinct_of(
+    batches: Iterable[pa.RecordBatch], by: Sequence[str], keep: Keep, most: int = _HELD_BYTES
+) -> tuple[pa.RecordBatch, int]:
+    """Return one row for each key of several batches, and how many others there were.
+
+    Args:
+        batches: At least one; they are looked at once, in any order.
+        by: As in `distinct_rows`.
+        keep: As in `distinct_rows`.
+        most: Bytes of rows to hold before repeated ones are dropped, so that a key with very
+            many rows takes no more memory than one with few.
+    """
+    held: list[pa.RecordBatch] = []
+    seen, size, limit = 0, 0, most
+    for batch in batches:
+        held.append(batch)
+        seen += batch.num_rows
+        size += batch.nbytes
+        if size >= limit:
+            held = [_distinct(held, by, keep)]
+            size = held[0].nbytes
+            # Twice what had to stay: however many rows there are, each is sorted a few times.
+            limit = max(most, 2 * size)
+    rows = _distinct(held, by, keep)
+    return rows, seen - rows.num_rows
+
+
+def _distinct(batches: Iterable[pa.RecordBatch], by: Sequence[str], keep: Keep) -> pa.RecordBatch:
+    rows = concat(batches)
+    return rows.take(pa.array(distinct_rows(rows, by, keep)))
+
+
 @dataclasses.dataclass(eq=False)
 class Deduplicate(beam.PTransform):  # type: ignore[misc]
     """Keep one of the rows that have the same values in the columns `by`.
@@ -64,8 +97,9 @@ class Deduplicate(beam.PTransform):  # type: ignore[misc]
     Args:
         by: Key columns; a missing value equals a missing value.
         keep: `first` or `last`.
-        partitions: In how many parts the rows are brought together, default 16. The rows of
-            one part are in memory at once: about 1 GB of rows wants no more than the default.
+        partitions: In how many parts the rows are brought together. The distinct rows of one
+            part are in memory at once. By default a recipe takes as many as the size of its
+            source asks for, and at least 16.
 
     Raises:
         RecipeError: If an argument is wrong.
@@ -118,9 +152,7 @@ class _KeepDistinct(beam.DoFn):  # type: ignore[misc]
         self._keep: Keep = keep
 
     def process(self, partition: tuple[int, Iterable[pa.RecordBatch]]) -> Iterator[Any]:
-        rows = concat(partition[1])
-        kept = distinct_rows(rows, self._by, self._keep)
-        yield from take_batches(rows, kept)
-        duplicates = rows.num_rows - len(kept)
+        rows, duplicates = distinct_of(partition[1], self._by, self._keep)
+        yield from take_batches(rows, np.arange(rows.num_rows))
         if duplicates:
             yield beam.pvalue.TaggedOutput("counts", Count("", _STEP, "duplicate", duplicates))

@@ -34,6 +34,7 @@ from skewless.transforms.shuffle import (
     check_keys,
     check_times,
     concat,
+    gather,
     key_codes,
     key_values,
     partition_batch,
@@ -45,6 +46,11 @@ from skewless.transforms.shuffle import (
 __all__ = ["JoinAsOf", "latest_at"]
 
 _STEP = "JoinAsOf"
+# A right side of up to so many bytes in memory goes to all workers, as engines of SQL do it.
+_BROADCAST_BYTES = 32 << 20
+_LEFT_BYTES = 128 << 20
+# Which side rows are of that meet in a part.
+_LEFT, _RIGHT = 0, 1
 
 
 def latest_at(
@@ -114,7 +120,7 @@ def _join_partition(
 
     Args:
         left: All rows of the partition.
-        right: Rows that `_usable` kept, or None where the partition has none.
+        right: Rows that `_usable` kept, in their order, or None where the partition has none.
         plan: What is joined.
 
     Returns:
@@ -126,7 +132,6 @@ def _join_partition(
     left = left.take(pa.array(row_order(left)))
     columns = [pa.nulls(left.num_rows, type_) for _, _, type_ in plan.added]
     if right is not None:
-        right = right.take(pa.array(row_order(right)))
         for name in plan.by:
             _check_same_type(name, left.column(name).type, right.column(name).type)
         found = latest_at(
@@ -148,6 +153,14 @@ def _join_partition(
         ],
         names=[*data, *[name for _, name, _ in plan.added], *origin],
     )
+
+
+def _in_order(right: Sequence[pa.RecordBatch]) -> pa.RecordBatch | None:
+    """Return all right rows in their order of origin; None for none."""
+    if not right:
+        return None
+    rows = concat(right)
+    return rows.take(pa.array(row_order(rows)))
 
 
 def _usable(right: pa.RecordBatch, plan: _Plan) -> Outcome:
@@ -186,10 +199,11 @@ class JoinAsOf(beam.PTransform):  # type: ignore[misc]
         prefix: What the names of added columns begin with.
         tolerance: How old a right row may be, as in `"6h"`, or a timedelta; units are us,
             ms, s, m, h, d, w.
-        partitions: In how many parts the rows are brought together, default 16. The rows of
-            one part are in memory at once.
-        broadcast: Whether each worker holds all right rows instead, and no left row moves: for
-            a right side of a few million rows at most, and keys that most of the rows have.
+        partitions: In how many parts the rows are brought together. The right rows of one part
+            are in memory at once. By default a recipe takes as many as the sizes of both sides
+            ask for, and at least 16.
+        broadcast: Whether each worker holds all right rows instead, and no left row moves. By
+            default so where the right side takes up to 32 MB; it suits some millions of rows.
 
     Raises:
         RecipeError: If an argument is wrong.
@@ -204,7 +218,7 @@ class JoinAsOf(beam.PTransform):  # type: ignore[misc]
     prefix: str = ""
     tolerance: Duration | None = None
     partitions: int | None = None
-    broadcast: bool = False
+    broadcast: bool | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.by, str) or not self.by:
@@ -248,7 +262,7 @@ class JoinAsOf(beam.PTransform):  # type: ignore[misc]
         source = beam.pvalue.PBegin(left.pipeline) | "Right" >> self.right
         right = source if isinstance(source, Rows) else Rows(source)
         usable = each_batch(right.rows, functools.partial(_usable, plan=plan), _STEP)
-        if self.broadcast:
+        if self.is_broadcast():
             everywhere = beam.pvalue.AsIter(usable.rows)
             joined = left | "JoinBatches" >> beam.ParDo(_JoinBatches(plan), everywhere)
         else:
@@ -256,17 +270,27 @@ class JoinAsOf(beam.PTransform):  # type: ignore[misc]
         rejected = self._named(right.rejected + usable.rejected, "NameRejected")
         return Rows(joined, rejected, self._named(right.counts + usable.counts, "NameCounts"))
 
+    def is_broadcast(self) -> bool:
+        """Say whether each worker holds all right rows: where not asked for, if they are few."""
+        if self.broadcast is not None or self.partitions is not None:
+            return bool(self.broadcast)
+        size = self.right.estimate_size() if hasattr(self.right, "estimate_size") else None
+        return size is not None and size <= _BROADCAST_BYTES
+
     def _join_partitions(
         self,
         left: beam.PCollection[pa.RecordBatch],
         right: beam.PCollection[pa.RecordBatch],
         plan: _Plan,
     ) -> beam.PCollection[pa.RecordBatch]:
-        sides = {
-            "left": _by_partition(left, "PartitionLeft", plan.by, self.partitions),
-            "right": _by_partition(right, "PartitionRight", plan.by, self.partitions),
-        }
-        return sides | beam.CoGroupByKey() | "JoinPartitions" >> beam.ParDo(_Join(plan))
+        parts = self.partitions or PARTITIONS
+        sides = (
+            _by_partition(left, "PartitionLeft", _LEFT, plan.by, parts),
+            _by_partition(right, "PartitionRight", _RIGHT, plan.by, parts),
+        )
+        # CoGroupByKey would hold all rows of a part; of the left ones a few are enough.
+        together = sides | "BothSides" >> beam.Flatten() | "GroupPartitions" >> beam.GroupByKey()
+        return together | "JoinPartitions" >> beam.ParDo(_JoinPartitions(plan))
 
     def join_batch(self, left: pa.RecordBatch, right: pa.RecordBatch | None) -> pa.RecordBatch:
         """Return rows with the columns added, all right rows that may match being at hand.
@@ -275,7 +299,8 @@ class JoinAsOf(beam.PTransform):  # type: ignore[misc]
             left: Rows; they come back in their order of origin.
             right: Rows as `usable_right` gives them, or None for none.
         """
-        return _join_partition(left, right, self._plan())
+        ordered = _in_order([] if right is None else [right])
+        return _join_partition(left, ordered, self._plan())
 
     def usable_right(self, right: pa.RecordBatch) -> Outcome:
         """Keep the right rows that have a key and a time, and of them the columns needed."""
@@ -335,45 +360,63 @@ class JoinAsOf(beam.PTransform):  # type: ignore[misc]
 
 
 def _by_partition(
-    batches: beam.PCollection[pa.RecordBatch], label: str, by: Sequence[str], partitions: int | None
-) -> beam.PCollection[tuple[int, pa.RecordBatch]]:
-    return batches | label >> beam.FlatMap(
-        partition_batch, by, partitions or PARTITIONS
-    ).with_output_types(tuple[int, pa.RecordBatch])
+    batches: beam.PCollection[pa.RecordBatch],
+    label: str,
+    side: int,
+    by: Sequence[str],
+    partitions: int,
+) -> beam.PCollection[tuple[int, tuple[int, pa.RecordBatch]]]:
+    sent = beam.FlatMap(_sent, side, by, partitions)
+    return batches | label >> sent.with_output_types(tuple[int, tuple[int, pa.RecordBatch]])
+
+
+def _sent(
+    batch: pa.RecordBatch, side: int, by: Sequence[str], partitions: int
+) -> Iterator[tuple[int, tuple[int, pa.RecordBatch]]]:
+    """Yield the rows for each partition, with the side that they are of."""
+    for number, rows in partition_batch(batch, by, partitions):
+        yield number, (side, rows)
 
 
 @beam.typehints.with_output_types(pa.RecordBatch)
-class _Join(beam.DoFn):  # type: ignore[misc]
+class _JoinPartitions(beam.DoFn):  # type: ignore[misc]
+    """Joins left rows with all right rows of their part, some at a time."""
+
     def __init__(self, plan: _Plan) -> None:
         self._plan = plan
 
     def process(
-        self, partition: tuple[int, dict[str, Iterable[pa.RecordBatch]]]
+        self, part: tuple[int, Iterable[tuple[int, pa.RecordBatch]]]
     ) -> Iterator[pa.RecordBatch]:
-        left, right = list(partition[1]["left"]), list(partition[1]["right"])
-        if left:
-            joined = _joined(concat(left), concat(right) if right else None, self._plan)
+        # Beam lets a group be gone through twice.
+        right = _in_order([rows for side, rows in part[1] if side == _RIGHT])
+        lefts = (rows for side, rows in part[1] if side == _LEFT)
+        for left in gather(lefts, _LEFT_BYTES):
+            joined = _joined(left, right, self._plan)
             yield from take_batches(joined, np.arange(joined.num_rows))
 
 
 @beam.typehints.with_output_types(pa.RecordBatch)
 class _JoinBatches(beam.DoFn):  # type: ignore[misc]
-    """Joins each batch with all right rows, which a bundle brings together once."""
+    """Joins each batch with all right rows, which a worker brings together once."""
 
     def __init__(self, plan: _Plan) -> None:
         self._plan = plan
 
-    def start_bundle(self) -> None:
+    def setup(self) -> None:
         self._right: pa.RecordBatch | None = None
         self._is_held = False
 
     def process(
         self, left: pa.RecordBatch, right: Iterable[pa.RecordBatch]
     ) -> Iterator[pa.RecordBatch]:
+        # In a batch a side input never changes, and a DoFn is of one pipeline alone.
         if not self._is_held:
-            batches = list(right)
-            self._right, self._is_held = concat(batches) if batches else None, True
+            self._right, self._is_held = _in_order(list(right)), True
         yield _joined(left, self._right, self._plan)
+
+    def teardown(self) -> None:
+        self._right = None
 
 
 def _joined(left: pa.RecordBatch, right: pa.RecordBatch | None, plan: _Plan) -> pa.RecordBatch:

@@ -26,10 +26,12 @@ __all__ = [
     "check_keys",
     "check_times",
     "concat",
+    "gather",
     "hash_rows",
     "key_codes",
     "key_values",
     "partition_batch",
+    "partitions_for",
     "row_order",
     "take_batches",
     "time_values",
@@ -37,6 +39,10 @@ __all__ = [
 
 PARTITIONS = 16
 _BATCH_ROWS = 65_536
+# A part may be held three times while it is sorted: less than a GB.
+_PART_BYTES = 256 << 20
+# With more, a batch is cut into pieces so small that the shuffle is a few times the rows.
+_MOST_PARTITIONS = 4_096
 
 Array = npt.NDArray[Any]
 
@@ -170,9 +176,36 @@ def partition_batch(
         yield int(number), batch.filter(pa.array(numbers == number))
 
 
+def partitions_for(size: int | None, least: int = PARTITIONS) -> int:
+    """Return in how many parts to bring rows together, so that workers bear a part.
+
+    Args:
+        size: Bytes of all rows in memory, see `Source.estimate_size`; None for not known.
+        least: For few rows, or if nobody knows how many.
+
+    >>> partitions_for(100 << 30)
+    400
+    """
+    return min(max(least, -(-(size or 0) // _PART_BYTES)), max(least, _MOST_PARTITIONS))
+
+
 def concat(batches: Iterable[pa.RecordBatch]) -> pa.RecordBatch:
     """Return all rows as one batch; there must be at least one batch."""
     return pa.concat_batches(list(batches))
+
+
+def gather(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.RecordBatch]:
+    """Yield all rows in few batches, of about `size` bytes each, holding one at a time."""
+    held: list[pa.RecordBatch] = []
+    held_bytes = 0
+    for batch in batches:
+        held.append(batch)
+        held_bytes += batch.nbytes
+        if held_bytes >= size:
+            yield concat(held)
+            held, held_bytes = [], 0
+    if held:
+        yield concat(held)
 
 
 def row_order(batch: pa.RecordBatch) -> npt.NDArray[np.int64]:

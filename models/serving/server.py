@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import pathlib
 from collections.abc import Callable
 
 from skewless.errors import RecipeError
@@ -14,7 +13,7 @@ from skewless.models.serving.model import ServedModel
 from skewless.models.serving.rest import RestApp
 from skewless.models.serving.rest_server import RestServer
 
-__all__ = ["Listening", "Server", "read_token"]
+__all__ = ["Listening", "Server"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,18 +138,3 @@ class Server:
 
 def _stop(server: RestServer | GrpcServer, grace: float) -> None:
     server.stop(grace)
-
-
-def read_token(path: pathlib.Path) -> str:
-    """Return the token that a file holds.
-
-    Raises:
-        RecipeError: If it holds none.
-    """
-    try:
-        token = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"token file {path}: cannot be read: {error}") from None
-    if not token:
-        raise RecipeError(f"token file {path}: it is empty; expected the token alone")
-    return token

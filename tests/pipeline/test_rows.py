@@ -8,6 +8,7 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 import pytest
+from apache_beam.pipeline import PipelineVisitor
 
 import skewless as sk
 from skewless.errors import RecipeError
@@ -156,6 +157,48 @@ def read(folder: pathlib.Path, *steps: Any) -> list[dict[str, Any]]:
     rows = [row for one in found if isinstance(one, pa.RecordBatch) for row in one.to_pylist()]
     assert len(rows) + sum(isinstance(one, Rejected) for one in found) == len(FLIGHTS)
     return sorted(rows, key=lambda row: row["_offset"])
+
+
+def partitions(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, size: int | None) -> Any:
+    """Return in how many parts each step of a recipe brings rows of so many bytes together."""
+    path = folder / "flights.csv"
+    path.write_text("origin,departed,scheduled,delay\n")
+    right = sk.ReadCsv(str(path), schema=SCHEMA, event_time="departed", name="flights")
+    typed = recipe(
+        sk.Deduplicate(["origin"]),
+        delays(),
+        sk.Deduplicate(["delay"], partitions=3),
+        sk.JoinAsOf(right, by=["origin"], prefix="right_"),
+        path=path,
+    )
+    monkeypatch.setattr(sk.ReadCsv, "estimate_size", lambda _: size)
+    pipeline = beam.Pipeline("FnApiRunner")
+    pipeline | ReadRows(typed, rows_schema(typed))
+    found: dict[str, Any] = {}
+
+    class Visitor(PipelineVisitor):
+        def enter_composite_transform(self, node: Any) -> None:
+            if hasattr(node.transform, "partitions"):
+                found[node.full_label.rpartition("/")[2]] = node.transform.partitions
+
+    pipeline.visit(Visitor())
+    return found
+
+
+def test_partitions_follow_the_size_of_the_source(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = ("Deduplicate", "AggregateTogether", "Deduplicate2", "JoinAsOf")
+    for size, expected in (
+        (100 << 30, (400, 400, 3, 800)),
+        (1 << 40, (4_096, 4_096, 3, 4_096)),
+        (None, (16, 64, 3, 16)),
+        # The right side is small: it goes to all.
+        (1 << 20, (16, 64, 3, None)),
+    ):
+        with monkeypatch.context() as patch:
+            found = partitions(tmp_path, patch, size)
+        assert found == dict(zip(labels, expected, strict=True)), size
 
 
 def keep(batch: Any, folder: str, name: str) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from skewless.errors import RecipeError
 from skewless.schema import make_feature, make_schema
-from skewless.transforms.deduplicate import Deduplicate, distinct_rows
+from skewless.transforms.deduplicate import Deduplicate, distinct_of, distinct_rows
 from skewless.transforms.rows import with_origin
 
 KEY = st.tuples(st.none() | st.integers(0, 3), st.none() | st.sampled_from(["a", "b"]))
@@ -53,6 +53,36 @@ def test_the_first_and_last_of_each_key_are_kept(keys, seed, origin):
         assert len(kept) == len(expected)
         if origin:
             assert kept == sorted(kept)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    keys=st.lists(KEY, min_size=1),
+    seed=st.integers(),
+    keep=st.sampled_from(["first", "last"]),
+    most=st.integers(1, 500),
+)
+def test_dropping_repeated_rows_early_changes_nothing(keys, seed, keep, most):
+    whole = table(keys)
+    expected = whole.take(pa.array(distinct_rows(whole, ["k", "s"], keep)))
+    kept, dropped = distinct_of(sharded(whole, seed), ["k", "s"], keep, most)
+    assert kept == expected
+    assert dropped == len(keys) - expected.num_rows
+
+
+def test_a_key_of_very_many_rows_is_never_held_whole():
+    """Of a million rows of one key, a thousand at a time, a few thousand are held."""
+    one = table([(1, "a")] * 1_000)
+    held = []
+
+    def batches():
+        for _ in range(1_000):
+            held.append(pa.total_allocated_bytes())
+            yield one.take(pa.array(range(1_000)))
+
+    kept, dropped = distinct_of(batches(), ["k", "s"], "first", most=4 * one.nbytes)
+    assert (kept.num_rows, dropped) == (1, 999_999)
+    assert max(held) - held[0] < 20 * one.nbytes
 
 
 @settings(max_examples=10, deadline=None)

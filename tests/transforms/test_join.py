@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from skewless import ReadCsv
 from skewless.errors import RecipeError
 from skewless.schema import Schema, arrow_type, find_feature, make_feature, make_schema, missing_int
+from skewless.transforms import join
 from skewless.transforms.join import JoinAsOf, latest_at
 from skewless.transforms.rows import Count, Rejected, Rows, with_origin
 
@@ -142,8 +144,11 @@ def test_latest_is_what_its_definition_says(left_rows, right_rows, tolerance):
     seed=st.integers(),
     how=st.just({"broadcast": True})
     | st.fixed_dictionaries({"partitions": st.none() | st.integers(1, 3)}),
+    at_once=st.sampled_from([1, 128 << 20]),
 )
-def test_join_is_what_its_definition_says(eager, left_rows, right_rows, tolerance, seed, how):
+def test_join_is_what_its_definition_says(
+    eager, left_rows, right_rows, tolerance, seed, how, at_once
+):
     chance = random.Random(seed)
     step = JoinAsOf(
         Weather(sharded(right(right_rows), chance)),
@@ -152,7 +157,10 @@ def test_join_is_what_its_definition_says(eager, left_rows, right_rows, toleranc
         tolerance=None if tolerance is None else f"{tolerance}s",
         **how,
     )
-    rows, result, counts = run(eager, sharded(left(left_rows), chance), step)
+    # The left rows of a part are joined all at once, or batch by batch.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(join, "_LEFT_BYTES", at_once)
+        rows, result, counts = run(eager, sharded(left(left_rows), chance), step)
     assert [row["n"] for row in rows] == list(range(len(left_rows)))
     assert [row["wind"] for row in rows] == list(definition(left_rows, right_rows, tolerance))
     assert all(row["temp"] == (None if row["wind"] is None else row["wind"] / 2) for row in rows)
@@ -276,6 +284,24 @@ def test_keys_of_two_types_are_refused():
 def test_wrong_arguments(arguments, message):
     with pytest.raises(RecipeError, match=message):
         JoinAsOf(Weather([]), **arguments)
+
+
+def test_a_right_side_that_is_small_goes_to_all_workers(tmp_path):
+    small, large = tmp_path / "small.csv", tmp_path / "large.csv"
+    small.write_bytes(bytes(16 << 20))
+    large.write_bytes(bytes((16 << 20) + 1))
+
+    def is_broadcast(path, **arguments):
+        right = ReadCsv(str(path), schema=RIGHT, event_time="time")
+        return JoinAsOf(right, by=["origin"], on="at", **arguments).is_broadcast()
+
+    assert is_broadcast(small)
+    assert not is_broadcast(small, partitions=2)
+    assert not is_broadcast(small, broadcast=False)
+    assert not is_broadcast(large)
+    assert is_broadcast(large, broadcast=True)
+    # Nobody knows how large it is.
+    assert not JoinAsOf(Weather([]), by=["origin"], on="at").is_broadcast()
 
 
 def test_tolerance_belongs_to_what_is_joined(eager):

@@ -19,6 +19,33 @@ CELLS = {
 }
 
 
+@given(
+    sizes=st.lists(st.integers(0, 5), max_size=20), size=st.integers(1, 100), seed=st.integers(0, 9)
+)
+def test_gathered_rows_are_all_there_in_their_order_and_few_at_a_time(sizes, size, seed):
+    numbers = iter(range(seed, 1_000))
+    batches = [
+        pa.record_batch({"n": pa.array([next(numbers) for _ in range(n)], pa.int64())})
+        for n in sizes
+    ]
+    found = list(shuffle.gather(iter(batches), size))
+    assert [n for one in found for n in one["n"].to_pylist()] == list(
+        range(seed, seed + sum(sizes))
+    )
+    assert all(one.nbytes >= size for one in found[:-1])
+    # Never more than one batch over.
+    assert all(one.nbytes < size + 5 * 8 + 8 for one in found)
+
+
+def test_partitions_follow_the_size_within_limits():
+    gigabyte = 1 << 30
+    assert shuffle.partitions_for(None) == shuffle.partitions_for(0) == 16
+    assert shuffle.partitions_for(4 * gigabyte) == 16
+    assert shuffle.partitions_for(4 * gigabyte + 1) == 17
+    assert shuffle.partitions_for(100 * gigabyte, least=64) == 400
+    assert shuffle.partitions_for(100_000 * gigabyte) == 4_096
+
+
 def hash_of(values, type_, salt=""):
     batch = pa.record_batch({"k": pa.array(values, type_)})
     return shuffle.hash_rows(batch, ["k"], salt).tolist()

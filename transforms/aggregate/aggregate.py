@@ -66,7 +66,8 @@ class Aggregate(beam.PTransform):  # type: ignore[misc]
         corrected: Let every event count from when it was known, whenever it arrived, and
             none be late: not what serving has seen.
         name: What its tiles are called; by default the key columns and the tile.
-        partitions: In how many parts rows and tiles are brought together, default 64.
+        partitions: In how many parts rows and tiles are brought together. By default a recipe
+            takes as many as the size of its source asks for, and at least 64.
         without_store: What a row gets at serving where the online store does not answer:
             "error", the request is refused; or "empty", the aggregates of a key that nothing
             is known of. Changes nothing in training.

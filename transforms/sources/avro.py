@@ -66,6 +66,8 @@ class ReadAvro(FileSource):
         if self.range_bytes < 1:
             raise RecipeError(f"{self.where} range_bytes={self.range_bytes}: expected at least 1")
 
+    is_packed = True
+
     def file_format(self) -> AvroFormat:
         """Return how these files are read."""
         return AvroFormat(self.range_bytes)

@@ -180,6 +180,13 @@ class ReadBigQuery(BatchSource):
         states = [_state(self._connection, name, self.where) for name in names]
         return [{"query": self.query, **asked}, *states]
 
+    def estimate_size(self) -> int | None:
+        """Return the size of a table, from which a restriction may leave much out."""
+        if self._target.table is None:
+            return None
+        size: int | None = get_table(self._connection, self._target.table, self.where).num_bytes
+        return size
+
 
 class StreamPiece(NamedTuple):
     """A stream of a read session, which one worker reads.

@@ -10,7 +10,7 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO, ClassVar, NamedTuple, Protocol
 
 import apache_beam as beam
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
@@ -32,6 +32,11 @@ __all__ = [
     "is_compressed",
     "open_file",
 ]
+
+# What a byte of a file becomes in memory, rather more than less: the flights' CSV 1.6 bytes,
+# the same as gzip or Parquet 5 to 8.
+_TEXT = 2
+_PACKED = 8
 
 Patterns = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -97,6 +102,9 @@ class FileSource(BatchSource):
     watch_seconds: float | None = None
     stop_after_seconds: float | None = None
     batch_seconds: float = 60.0
+
+    is_packed: ClassVar[bool] = False
+    """Whether files of this format are compressed within."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -170,6 +178,14 @@ class FileSource(BatchSource):
         return [
             {"path": path, "size": size, "digest": _digest(path)} for path, size in sorted(files)
         ]
+
+    def estimate_size(self) -> int:
+        """Return about how many bytes the rows of the files take in memory."""
+        files = {file for pattern in self.patterns for file in _match(pattern, self.spans)}
+        return sum(
+            size * (_PACKED if self.is_packed or is_compressed(path) else _TEXT)
+            for path, size in files
+        )
 
     def expand(self, pbegin: Any) -> Rows:
         """Read the files that there are; with `watch_seconds`, those that arrive."""

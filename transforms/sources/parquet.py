@@ -46,6 +46,8 @@ class ReadParquet(FileSource):
         DataError: If a file is missing, or is not Parquet.
     """
 
+    is_packed = True
+
     def file_format(self) -> ParquetFormat:
         """Return how these files are read."""
         return ParquetFormat()

@@ -179,6 +179,14 @@ class BatchSource(Source):
         """
         raise NotImplementedError
 
+    def estimate_size(self) -> int | None:
+        """Return about how many bytes the rows take in memory; None if nobody knows.
+
+        Raises:
+            DataError: If the source cannot be used.
+        """
+        return None
+
     def check_columns(self, schema: Schema) -> None:
         """Check that the source has the columns of `schema`.
 

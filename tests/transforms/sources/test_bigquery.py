@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import http.server
 import json
@@ -368,6 +369,8 @@ def test_a_table_that_changes_between_two_reads(server: BigQuery, table: str, ea
     make_anew(server, table, **TYPES)  # a column more, which nobody asked for
     assert asked.fingerprint() != before
     assert len(rows_of(read(eager, asked))) == 10
+    assert asked.estimate_size() == asked.fingerprint()[0]["size"]
+    assert dataclasses.replace(asked, table=None, query="SELECT 1 AS n").estimate_size() is None
 
     # Changed after the pipeline was made: what was checked then does not hold.
     pipeline = beam.Pipeline("FnApiRunner")

@@ -441,3 +441,30 @@ def test_names_and_pickles() -> None:
     file_format = ReadCsv("x").file_format()
     assert pickle.loads(pickle.dumps(file_format)) == file_format
     assert isinstance(SCHEMA, Schema)
+
+
+def test_the_size_in_memory_is_estimated_from_that_of_the_files(tmp_path: pathlib.Path) -> None:
+    text = b"n,when,carrier\n" + b"".join(b"%d,2013-01-01T05:00:00Z,UA\n" % n for n in range(5_000))
+    schema = make_schema(
+        [
+            make_feature("n", pa.int64(), required=True),
+            make_feature("when", pa.timestamp("us", "UTC"), required=True),
+            make_feature("carrier", pa.string(), required=True),
+        ]
+    )
+    (tmp_path / "rows.csv").write_bytes(text)
+    (tmp_path / "packed.csv.gz").write_bytes(gzip.compress(text))
+
+    def source(pattern: str) -> ReadCsv:
+        return ReadCsv(str(tmp_path / pattern), schema=schema)
+
+    def estimated(pattern: str) -> int:
+        return source(pattern).estimate_size()
+
+    plain, packed = estimated("rows.csv"), estimated("packed.csv.gz")
+    assert estimated("*.csv*") == plain + packed
+    held = sum(outcome.kept.nbytes for outcome in read(source("rows.csv")))
+    assert held / 2 < plain < held * 4
+    assert held / 2 < packed < held * 4
+    with pytest.raises(DataError, match="no such file"):
+        estimated("none.csv")
