@@ -10,9 +10,7 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from skewless.errors import RecipeError
 from skewless.schema import (
@@ -27,23 +25,26 @@ from skewless.schema import (
     string_domain,
 )
 from skewless.transforms.durations import Duration, microseconds
-from skewless.transforms.rows import ORIGIN, Count, Outcome, Rejected, Rows, each_batch, reject_rows
+from skewless.transforms.join_rows import (
+    JoinPlan,
+    check_names,
+    check_same_type,
+    in_order,
+    join_rows,
+    usable_rows,
+)
+from skewless.transforms.rows import Count, Outcome, Rejected, Rows, each_batch
 from skewless.transforms.shuffle import (
     PARTITIONS,
     check_columns,
     check_keys,
     check_times,
-    concat,
     gather,
-    key_codes,
-    key_values,
     partition_batch,
-    row_order,
     take_batches,
-    time_values,
 )
 
-__all__ = ["JoinAsOf", "latest_at"]
+__all__ = ["JoinAsOf"]
 
 _STEP = "JoinAsOf"
 # A right side of up to so many bytes in memory goes to all workers, as engines of SQL do it.
@@ -51,133 +52,6 @@ _BROADCAST_BYTES = 32 << 20
 _LEFT_BYTES = 128 << 20
 # Which side rows are of that meet in a part.
 _LEFT, _RIGHT = 0, 1
-
-
-def latest_at(
-    left_keys: Sequence[pa.Array],
-    left_times: pa.Array,
-    right_keys: Sequence[pa.Array],
-    right_times: pa.Array,
-    tolerance: int | None = None,
-) -> npt.NDArray[np.int64]:
-    """Find for each left row the right row of its key that is the latest at its time.
-
-    Args:
-        left_keys: Key columns, as `key_values` gives them.
-        left_times: Times, int64; a missing key or time matches nothing.
-        right_keys: The same key columns of the right rows, nothing missing.
-        right_times: Times, int64; of equal times, the last row counts.
-        tolerance: A right row older than this, in the unit of the times, is no match.
-
-    Returns:
-        An array of shape [left rows], int64: the index of the right row, -1 for none.
-
-    >>> latest_at([pa.array(["a"] * 3)], pa.array([1, 5, 9]),
-    ...           [pa.array(["a", "a"])], pa.array([5, 8])).tolist()
-    [-1, 0, 1]
-    """
-    split = len(right_times)
-    both = zip(right_keys, left_keys, strict=True)
-    codes = key_codes([pa.concat_arrays(sides) for sides in both])
-    known = functools.reduce(pc.and_, [column.is_valid() for column in [*left_keys, left_times]])
-    times = np.concatenate([_integers(right_times), _integers(left_times)])
-    # Right rows stand before left ones and the sort is stable, so that at the same time a
-    # left row comes after all right rows, and these stay in their order.
-    order = np.lexsort((times, codes))
-    latest = np.maximum.accumulate(np.where(order < split, np.arange(len(order)), -1))
-    found = np.where(latest >= 0, order[latest], -1)
-    is_match = (found >= 0) & (codes[found] == codes[order])
-    if tolerance is not None:
-        is_match &= times[order] - times[found] <= tolerance
-    matches = np.empty(len(order), dtype=np.int64)
-    matches[order] = np.where(is_match, found, -1)
-    return np.where(known.to_numpy(zero_copy_only=False), matches[split:], -1)
-
-
-def _integers(times: pa.Array) -> npt.NDArray[np.int64]:
-    return np.asarray(pc.fill_null(times, 0).to_numpy(zero_copy_only=False), dtype=np.int64)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-    """What is joined: the columns of both sides, all named.
-
-    `added` holds, for each column of the right side that is joined, its name there, its
-    name in the result and its type.
-    """
-
-    by: tuple[str, ...]
-    on: str
-    right_on: str
-    added: tuple[tuple[str, str, pa.DataType], ...]
-    tolerance: int | None
-
-
-def _join_partition(
-    left: pa.RecordBatch, right: pa.RecordBatch | None, plan: _Plan
-) -> pa.RecordBatch:
-    """Join the rows of one partition.
-
-    Args:
-        left: All rows of the partition.
-        right: Rows that `_usable` kept, in their order, or None where the partition has none.
-        plan: What is joined.
-
-    Returns:
-        The left rows in their order of origin, with the columns added.
-
-    Raises:
-        RecipeError: If a key has another type on the two sides.
-    """
-    left = left.take(pa.array(row_order(left)))
-    columns = [pa.nulls(left.num_rows, type_) for _, _, type_ in plan.added]
-    if right is not None:
-        for name in plan.by:
-            _check_same_type(name, left.column(name).type, right.column(name).type)
-        found = latest_at(
-            [key_values(left.column(name)) for name in plan.by],
-            time_values(left, plan.on, _STEP),
-            [key_values(right.column(name)) for name in plan.by],
-            time_values(right, plan.right_on, _STEP),
-            plan.tolerance,
-        )
-        rows = pa.array(found, mask=found < 0)
-        columns = [right.column(name).take(rows).cast(type_) for name, _, type_ in plan.added]
-    data = [name for name in left.schema.names if name not in ORIGIN]
-    origin = [name for name in left.schema.names if name in ORIGIN]
-    return pa.RecordBatch.from_arrays(
-        [
-            *[left.column(name) for name in data],
-            *columns,
-            *[left.column(name) for name in origin],
-        ],
-        names=[*data, *[name for _, name, _ in plan.added], *origin],
-    )
-
-
-def _in_order(right: Sequence[pa.RecordBatch]) -> pa.RecordBatch | None:
-    """Return all right rows in their order of origin; None for none."""
-    if not right:
-        return None
-    rows = concat(right)
-    return rows.take(pa.array(row_order(rows)))
-
-
-def _usable(right: pa.RecordBatch, plan: _Plan) -> Outcome:
-    """Keep the columns wanted of the right rows that have a key and a time."""
-    named = [*plan.by, plan.right_on]
-    wanted = dict.fromkeys([*named, *[name for name, _, _ in plan.added]])
-    check_columns(wanted, right.schema.names, f"{_STEP}, right side")
-    rejected = []
-    complete = np.ones(right.num_rows, dtype=bool)
-    for name in named:
-        missing = right.column(name).is_null().to_numpy(zero_copy_only=False) & complete
-        complete &= ~missing
-        expected = "expected a time" if name == plan.right_on else "expected a key"
-        rejected += reject_rows(right.filter(pa.array(missing)), _STEP, name, expected)
-    origin = [name for name in ORIGIN if name in right.schema.names]
-    kept = right.select([*wanted, *origin]).filter(pa.array(complete))
-    return Outcome(kept, rejected, {"joined": kept.num_rows})
 
 
 @dataclasses.dataclass(eq=False)
@@ -246,8 +120,8 @@ class JoinAsOf(beam.PTransform):  # type: ignore[misc]
         check_keys(plan.by, schema, self._where("by"))
         check_times(plan.on, schema, self._where("on"))
         for name in plan.by:
-            _check_same_type(name, _type(schema, name), _type(right, name))
-        _check_names(plan, column_names(schema))
+            check_same_type(name, _type(schema, name), _type(right, name))
+        check_names(plan, column_names(schema))
         joined = Schema()
         joined.CopyFrom(schema)
         joined.feature.extend(
@@ -261,12 +135,12 @@ class JoinAsOf(beam.PTransform):  # type: ignore[misc]
         # From PBegin: `pipeline | step` would tie the step to this one pipeline.
         source = beam.pvalue.PBegin(left.pipeline) | "Right" >> self.right
         right = source if isinstance(source, Rows) else Rows(source)
-        usable = each_batch(right.rows, functools.partial(_usable, plan=plan), _STEP)
+        usable = each_batch(right.rows, functools.partial(usable_rows, plan=plan), _STEP)
         if self.is_broadcast():
             everywhere = beam.pvalue.AsIter(usable.rows)
             joined = left | "JoinBatches" >> beam.ParDo(_JoinBatches(plan), everywhere)
         else:
-            joined = self._join_partitions(left, usable.rows, plan)
+            joined = self._joins(left, usable.rows, plan)
         rejected = self._named(right.rejected + usable.rejected, "NameRejected")
         return Rows(joined, rejected, self._named(right.counts + usable.counts, "NameCounts"))
 
@@ -277,11 +151,11 @@ class JoinAsOf(beam.PTransform):  # type: ignore[misc]
         size = self.right.estimate_size() if hasattr(self.right, "estimate_size") else None
         return size is not None and size <= _BROADCAST_BYTES
 
-    def _join_partitions(
+    def _joins(
         self,
         left: beam.PCollection[pa.RecordBatch],
         right: beam.PCollection[pa.RecordBatch],
-        plan: _Plan,
+        plan: JoinPlan,
     ) -> beam.PCollection[pa.RecordBatch]:
         parts = self.partitions or PARTITIONS
         sides = (
@@ -299,12 +173,12 @@ class JoinAsOf(beam.PTransform):  # type: ignore[misc]
             left: Rows; they come back in their order of origin.
             right: Rows as `usable_right` gives them, or None for none.
         """
-        ordered = _in_order([] if right is None else [right])
-        return _join_partition(left, ordered, self._plan())
+        ordered = in_order([] if right is None else [right])
+        return join_rows(left, ordered, self._plan())
 
     def usable_right(self, right: pa.RecordBatch) -> Outcome:
         """Keep the right rows that have a key and a time, and of them the columns needed."""
-        return _usable(right, self._plan())
+        return usable_rows(right, self._plan())
 
     def _named(self, pcolls: tuple[Any, ...], label: str) -> tuple[Any, ...]:
         """Say of which input rejected rows and counts are, where they do not say it."""
@@ -333,7 +207,7 @@ class JoinAsOf(beam.PTransform):  # type: ignore[misc]
             )
         return schema
 
-    def _plan(self) -> _Plan:
+    def _plan(self) -> JoinPlan:
         """Name every column, from the arguments and the right side's schema."""
         schema = self._right_schema()
         right_on = self.right_on or getattr(self.right, "event_time", None)
@@ -350,7 +224,7 @@ class JoinAsOf(beam.PTransform):  # type: ignore[misc]
             names = [name for name in column_names(schema) if name not in left_out]
         check_columns(names, column_names(schema), self._where("columns"))
         oldest = self.tolerance
-        return _Plan(
+        return JoinPlan(
             by=tuple(self.by),
             on=self.on or right_on,
             right_on=right_on,
@@ -382,17 +256,17 @@ def _sent(
 class _JoinPartitions(beam.DoFn):  # type: ignore[misc]
     """Joins left rows with all right rows of their part, some at a time."""
 
-    def __init__(self, plan: _Plan) -> None:
+    def __init__(self, plan: JoinPlan) -> None:
         self._plan = plan
 
     def process(
         self, part: tuple[int, Iterable[tuple[int, pa.RecordBatch]]]
     ) -> Iterator[pa.RecordBatch]:
         # Beam lets a group be gone through twice.
-        right = _in_order([rows for side, rows in part[1] if side == _RIGHT])
+        right = in_order([rows for side, rows in part[1] if side == _RIGHT])
         lefts = (rows for side, rows in part[1] if side == _LEFT)
         for left in gather(lefts, _LEFT_BYTES):
-            joined = _joined(left, right, self._plan)
+            joined = join_rows(left, right, self._plan)
             yield from take_batches(joined, np.arange(joined.num_rows))
 
 
@@ -400,7 +274,7 @@ class _JoinPartitions(beam.DoFn):  # type: ignore[misc]
 class _JoinBatches(beam.DoFn):  # type: ignore[misc]
     """Joins each batch with all right rows, which a worker brings together once."""
 
-    def __init__(self, plan: _Plan) -> None:
+    def __init__(self, plan: JoinPlan) -> None:
         self._plan = plan
 
     def setup(self) -> None:
@@ -412,44 +286,19 @@ class _JoinBatches(beam.DoFn):  # type: ignore[misc]
     ) -> Iterator[pa.RecordBatch]:
         # In a batch a side input never changes, and a DoFn is of one pipeline alone.
         if not self._is_held:
-            self._right, self._is_held = _in_order(list(right)), True
-        yield _joined(left, self._right, self._plan)
+            self._right, self._is_held = in_order(list(right)), True
+        yield join_rows(left, self._right, self._plan)
 
     def teardown(self) -> None:
         self._right = None
-
-
-def _joined(left: pa.RecordBatch, right: pa.RecordBatch | None, plan: _Plan) -> pa.RecordBatch:
-    check_columns([plan.on], left.schema.names, f"{_STEP}(on=...)")
-    _check_names(plan, left.schema.names)
-    return _join_partition(left, right, plan)
 
 
 def _name_input(item: Count | Rejected, name: str) -> Count | Rejected:
     return item if item.input else item._replace(input=name)
 
 
-def _check_names(plan: _Plan, known: Iterable[str]) -> None:
-    taken = set(known)
-    for _, name, _ in plan.added:
-        if name in taken:
-            raise RecipeError(
-                f'JoinAsOf: there are two columns "{name}"; give prefix= for the joined ones, or '
-                "columns= with those you need"
-            )
-        taken.add(name)
-
-
 def _type(schema: Schema, name: str) -> pa.DataType:
     return arrow_schema(schema).field(name).type
-
-
-def _check_same_type(name: str, left: pa.DataType, right: pa.DataType) -> None:
-    if key_values(pa.nulls(0, left)).type != key_values(pa.nulls(0, right)).type:
-        raise RecipeError(
-            f'JoinAsOf: by column "{name}" is {left} on the left and {right} on the right; '
-            "give it one type in both schemas"
-        )
 
 
 def _joined_feature(schema: Schema, name: str, as_name: str) -> Feature:

@@ -42,13 +42,23 @@ EXAMPLE = pathlib.Path(__file__).parents[2] / "examples" / "flights"
 RECIPE = """
 import dataclasses
 
+import data
 import recipe as whole
 
 import skewless as sk
 
+# The weather once more, as a right side that is too large to go to every worker.
+shuffled = sk.JoinAsOf(
+    sk.ReadCsv(data.weather_csv(), event_time="time_hour", name="weather_again"),
+    by=["origin"],
+    columns=["temp"],
+    prefix="shuffled_",
+    broadcast=False,
+)
 recipe = dataclasses.replace(
     whole.recipe,
     source=dataclasses.replace(whole.recipe.source, pattern={csv!r}),
+    rows=[*whole.recipe.rows, shuffled],
     model=sk.Dnn(hidden=[8], epochs=1, batch_size=1024),
     evaluation=sk.Evaluation(slices=["origin"]),
 )
@@ -131,6 +141,10 @@ def test_a_run_is_the_same_as_in_process(
     assert contents(made.paths) == contents(expected.paths)
     assert made.ledger == expected.ledger
     assert made.metrics == expected.metrics
+
+    rows = pq.read_table(made.paths.rows / "train", columns=["temp", "shuffled_temp"])
+    assert rows["shuffled_temp"] == rows["temp"]
+    assert rows["temp"].null_count < rows.num_rows
 
     recipe = load_recipe(reference.recipe)
     found = [verify_rows(made.paths, recipe, execution)]

@@ -13,8 +13,9 @@ from skewless import ReadCsv
 from skewless.errors import RecipeError
 from skewless.schema import Schema, arrow_type, find_feature, make_feature, make_schema, missing_int
 from skewless.transforms import join
-from skewless.transforms.join import JoinAsOf, latest_at
+from skewless.transforms.join import JoinAsOf
 from skewless.transforms.rows import Count, Rejected, Rows, with_origin
+from tests.transforms.test_join_rows import CELL, definition
 
 UTC_SECONDS = pa.timestamp("s", "UTC")
 HOUR = 3600
@@ -102,38 +103,6 @@ def run(eager, left_batches, step):
     for count in result.counts:
         counts[count.input, count.kind] += count.n
     return sorted(rows, key=lambda row: row["n"]), result, counts
-
-
-def definition(left_rows, right_rows, tolerance):
-    """What a join as of a time is: the last of the right rows that may be taken."""
-    for key, at in left_rows:
-        best = None
-        for n, (other, time) in enumerate(right_rows):
-            usable = None not in (key, at, other, time) and key == other and time <= at
-            if usable and (tolerance is None or at - time <= tolerance):
-                best = n if best is None or time >= right_rows[best][1] else best
-        yield best
-
-
-CELL = st.tuples(st.none() | st.sampled_from(["EWR", "JFK"]), st.none() | st.integers(-4, 4))
-
-
-@settings(max_examples=50, deadline=None)
-@given(
-    left_rows=st.lists(CELL, max_size=30),
-    right_rows=st.lists(CELL.filter(lambda row: None not in row), max_size=30),
-    tolerance=st.none() | st.integers(0, 3),
-)
-def test_latest_is_what_its_definition_says(left_rows, right_rows, tolerance):
-    found = latest_at(
-        [pa.array([key for key, _ in left_rows], pa.string())],
-        pa.array([at for _, at in left_rows], pa.int64()),
-        [pa.array([key for key, _ in right_rows], pa.string())],
-        pa.array([time for _, time in right_rows], pa.int64()),
-        tolerance,
-    )
-    expected = definition(left_rows, right_rows, tolerance)
-    assert found.tolist() == [-1 if n is None else n for n in expected]
 
 
 @settings(max_examples=8, deadline=None)
