@@ -12,7 +12,7 @@ from tfx_bsl.tfxio import tensor_adapter
 from skewless.errors import RecipeError, SkewlessError, no_such_column
 from skewless.schema import Schema
 from skewless.transforms.analyze.columns import adapter_config
-from skewless.transforms.analyze.internals import Traced
+from skewless.transforms.analyze.internals.traced import Traced
 
 __all__ = ["PreprocessingFn", "check_exportable", "trace"]
 

@@ -17,13 +17,9 @@ from skewless.schema import Schema, column_names, format_schema
 from skewless.storage import path_of, remove_tree
 from skewless.transforms.analyze.columns import adapter_config, as_tensor_columns
 from skewless.transforms.analyze.exportable import PreprocessingFn, trace
-from skewless.transforms.analyze.internals import (
-    GraphWriter,
-    Traced,
-    Unsupported,
-    check_version,
-    phases,
-)
+from skewless.transforms.analyze.internals.graph_writer import GraphWriter
+from skewless.transforms.analyze.internals.phases import phases
+from skewless.transforms.analyze.internals.traced import Traced, Unsupported, check_version
 from skewless.transforms.analyze.passes import RunPhases
 from skewless.transforms.analyze.plan import Known, Phase
 from skewless.transforms.cache import read_cache

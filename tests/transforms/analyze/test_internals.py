@@ -25,10 +25,12 @@ from tensorflow_transform.saved import saved_transform_io_v2
 
 from skewless.errors import RecipeError
 from skewless.schema import make_feature, make_schema
-from skewless.transforms.analyze import internals
 from skewless.transforms.analyze.analyze import Analyze
 from skewless.transforms.analyze.exportable import trace
-from skewless.transforms.analyze.internals import Unsupported, check_version, phases
+from skewless.transforms.analyze.internals import phases as translated
+from skewless.transforms.analyze.internals import traced as tracing
+from skewless.transforms.analyze.internals.phases import phases
+from skewless.transforms.analyze.internals.traced import Unsupported, check_version
 
 SCHEMA = make_schema(
     [
@@ -125,7 +127,7 @@ def test_every_operation_of_tf_transform_is_known_or_left_to_it():
         if issubclass(kind, nodes.OperationDef)
         and kind not in (nodes.OperationDef, analyzer_nodes.AnalyzerDef)
     }
-    assert every == left | set(internals._OPERATIONS)
+    assert every == left | set(translated._OPERATIONS)
 
 
 def test_every_combiner_of_tf_transform_is_known():
@@ -260,7 +262,7 @@ def test_an_unknown_version_is_left_to_tf_transform(tmp_path, monkeypatch):
     check_version()
     with pytest.raises(Unsupported, match=r"2\.0\.0"):
         check_version("2.0.0")
-    monkeypatch.setattr(internals, "_VERSION", "0.1.")
+    monkeypatch.setattr(tracing, "_VERSION", "0.1.")
     assert "is not known to it" in _why(all_kinds, tmp_path)
 
 
