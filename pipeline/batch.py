@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import json
 import os
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -34,7 +36,7 @@ from skewless.storage import (
     RemotePath,
     files_below,
     local_copy,
-    move,
+    move_files,
     path_of,
     remove_tree,
 )
@@ -52,6 +54,8 @@ from skewless.transforms.sources.parquet import ReadParquet
 __all__ = ["WriteRows", "check_rejected", "read_rejected", "transform", "typed_recipe"]
 
 _WORDS_SHOWN = 3
+# Of a remote part the length alone is read, which is waiting for the most part.
+_READ_AT_ONCE = 16
 
 
 def transform(
@@ -211,8 +215,11 @@ def _write_rows(
         (made.rows / split).mkdir(parents=True, exist_ok=True)
         parts = json.loads((made.root / f"{split}.json").read_text())
         # Named by where their first row came from, so that a second run names them alike.
-        for number, (_, _, path, _) in enumerate(sorted(parts)):
-            move(path_of(path), made.rows / split / f"part-{number:05d}.parquet")
+        moves = [
+            (path_of(path), made.rows / split / f"part-{number:05d}.parquet")
+            for number, (_, _, path, _) in enumerate(sorted(parts))
+        ]
+        move_files(moves)
         entries.append((main, "written", split, sum(part[3] for part in parts)))
     ledger = Ledger.of(entries)
     ledger.check()
@@ -261,9 +268,10 @@ def _row_count(part: AnyPath) -> int:
         return int(pq.read_metadata(file).num_rows)
 
 
-def read_rejected(folder: AnyPath) -> list[Rejected]:
-    """Return every rejected row in a folder and those below it."""
-    return [row for file in files_below(folder, "*.jsonl") for row in read_rejected_file(file)]
+def read_rejected(folder: AnyPath) -> Iterator[Rejected]:
+    """Yield every rejected row in a folder and those below it, holding those of one file."""
+    for file in files_below(folder, "*.jsonl"):
+        yield from read_rejected_file(file)
 
 
 def _analyze(
@@ -334,9 +342,10 @@ def _write_examples(
     entries = [entry for entry in before.entries() if entry[1] != "written"]
     entries += [entry for entry in before.entries() if entry[0] != main and entry[1] == "written"]
     entries += [(main, "rejected", step, n) for step, n in lost.items()]
-    for split in SPLITS:
-        rows = sum(_row_count(part) for part in paths.row_parts(split))
-        entries.append((main, "written", split, rows))
+    with concurrent.futures.ThreadPoolExecutor(_READ_AT_ONCE) as pool:
+        for split in SPLITS:
+            rows = sum(pool.map(_row_count, paths.row_parts(split)))
+            entries.append((main, "written", split, rows))
     ledger = Ledger.of(entries)
     ledger.check()
     _check_rows(ledger, main, recipe.max_rejected, paths)

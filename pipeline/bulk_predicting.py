@@ -25,7 +25,7 @@ from skewless.pipeline.predicting import (
 from skewless.pipeline.prediction_rows import PredictionRows, prediction_rows
 from skewless.pipeline.stages import locked
 from skewless.schema import Schema
-from skewless.storage import AnyPath, move, path_of, paths_in, remove_tree
+from skewless.storage import AnyPath, move, move_files, path_of, paths_in, remove_tree
 from skewless.transforms.predict import Predict
 from skewless.transforms.rows import CARRIED, FILE, OFFSET, Rows
 from skewless.transforms.sinks.bigquery import WriteBigQuery, Written
@@ -147,9 +147,11 @@ def _publish(work: AnyPath, written: list[Any], wanted: BulkPrediction) -> None:
         wanted.table.commit([Written(stream, rows) for stream, rows in written])
         return
     # Named by where their first row came from, so that a second run names them alike.
-    for number, (_, _, path) in enumerate(sorted(written)):
-        part = f"part-{number:05d}.{wanted.output_format}"
-        move(path_of(path), work / _PREDICTIONS / part)
+    parts = [path_of(path) for _, _, path in sorted(written)]
+    named = [f"part-{number:05d}.{wanted.output_format}" for number in range(len(parts))]
+    move_files(
+        [(part, work / _PREDICTIONS / name) for part, name in zip(parts, named, strict=True)]
+    )
     remove_tree(output / _PREDICTIONS)
     if written:
         move(work / _PREDICTIONS, output / _PREDICTIONS)

@@ -11,7 +11,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from apache_beam.io.filesystems import FileSystems
 
@@ -27,6 +27,7 @@ __all__ = [
     "local_output",
     "local_scratch",
     "move",
+    "move_files",
     "path_of",
     "paths_in",
     "remove_tree",
@@ -75,6 +76,21 @@ def move(source: AnyPath, target: AnyPath) -> None:
     if isinstance(target, pathlib.Path):
         target.parent.mkdir(parents=True, exist_ok=True)
     source.replace(target)  # type: ignore[arg-type]
+
+
+def move_files(moves: Sequence[tuple[AnyPath, AnyPath]]) -> None:
+    """Move files of one file system to where nothing is; in an object store many at once.
+
+    Args:
+        moves: Pairs of a file and where it is to be.
+    """
+    first = moves[0][0] if moves else None
+    if isinstance(first, RemotePath) and not first.has_directories():
+        with client_errors(first):
+            FileSystems.rename([str(one) for one, _ in moves], [str(to) for _, to in moves])
+        return
+    for source, target in moves:
+        move(source, target)
 
 
 def remove_tree(path: AnyPath) -> None:

@@ -33,7 +33,7 @@ def test_rows_outside_the_domains_are_rejected_with_the_reason(
     frozen: Result, flights_table
 ) -> None:
     far = sum(d > 4_900 for d in flights_table.column("distance").to_pylist())
-    rejected = read_rejected(frozen.paths.rejected)
+    rejected = list(read_rejected(frozen.paths.rejected))
     by_column = {row.column for row in rejected}
     assert len([r for r in rejected if r.column == "distance"]) == far > 0
     assert by_column <= {"distance", "temp"}

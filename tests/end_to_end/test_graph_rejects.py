@@ -64,7 +64,7 @@ def check(made: Result) -> None:
     assert made.ledger.total("rows", "read") == ROWS
     assert made.ledger.total("rows", "rejected") == len(BAD)
     assert made.ledger.total("rows", "written") == ROWS - len(BAD)
-    rejected = read_rejected(made.paths.rejected)
+    rejected = list(read_rejected(made.paths.rejected))
     assert [b"A7" in row.payload for row in rejected] == [True] * len(BAD)
     assert all("cannot take this row" in row.reason for row in rejected)
 

@@ -14,6 +14,7 @@ from skewless.storage import (
     local_output,
     local_scratch,
     move,
+    move_files,
     path_of,
     paths_in,
     remove_tree,
@@ -63,6 +64,15 @@ def test_stem_and_suffix() -> None:
         path.relative_to(RemotePath("gs://bb"))
     with pytest.raises(ValueError, match="has no scheme"):
         RemotePath("b/x")
+
+
+def test_files_are_moved_to_folders_that_are_made(tmp_path: pathlib.Path) -> None:
+    move_files([])
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+    move_files([(tmp_path / name, tmp_path / "in" / f"{name}{name}") for name in ("a", "b")])
+    assert {p.name: p.read_text() for p in (tmp_path / "in").iterdir()} == {"aa": "a", "bb": "b"}
+    assert not (tmp_path / "a").exists()
 
 
 def test_what_is_here_is_used_as_it_is(tmp_path: pathlib.Path) -> None:
