@@ -172,8 +172,11 @@ def partition_batch(
         The partition's number and its rows, for every partition that has any.
     """
     numbers = hash_rows(batch, by) % np.uint64(partitions)
-    for number in np.unique(numbers):
-        yield int(number), batch.filter(pa.array(numbers == number))
+    order = np.argsort(numbers, kind="stable")
+    found, starts = np.unique(numbers[order], return_index=True)
+    # Taken, not sliced: a slice would hold the whole batch.
+    for number, rows in zip(found.tolist(), np.split(order, starts)[1:], strict=True):
+        yield number, batch.take(pa.array(rows))
 
 
 def partitions_for(size: int | None, least: int = PARTITIONS) -> int:
