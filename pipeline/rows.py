@@ -140,8 +140,9 @@ class ReadRows(beam.PTransform):  # type: ignore[misc]
         rows = begin | "Read" >> source
         rows = rows | "Validate" >> Validate(self.recipe.source.schema)
         used = Counter(["Validate"])
-        size = self.recipe.source.estimate_size()
-        steps = _sized(self.recipe.rows, size)
+        meets = any(hasattr(step, "partitions") for step in self.recipe.rows)
+        size = self.recipe.source.estimate_size() if meets else None
+        steps = [_sized(step, size) for step in self.recipe.rows]
         parts = partitions_for(size, PARTITIONS)
         for step in _together(steps, self.recipe.source.schema, parts, self.temporary):
             name = type(step).__name__
@@ -177,17 +178,13 @@ def last_checks(recipe: Recipe, schema: Schema) -> Schema:
     return make_schema(checked, domains=schema)
 
 
-def _sized(steps: Sequence[Any], size: int | None) -> list[Any]:
-    """Return steps with as many partitions as the sizes of their inputs ask for."""
-    sized = []
-    for step in steps:
-        if isinstance(step, Deduplicate) and step.partitions is None:
-            step = dataclasses.replace(step, partitions=partitions_for(size))
-        elif isinstance(step, JoinAsOf) and step.partitions is None and not step.is_broadcast():
-            both = (size or 0) + (step.right.estimate_size() or 0)
-            step = dataclasses.replace(step, partitions=partitions_for(both))
-        sized.append(step)
-    return sized
+def _sized(step: Any, size: int | None) -> Any:
+    """Return a step with as many partitions as the sizes of its inputs ask for."""
+    if isinstance(step, JoinAsOf):
+        return step.sized(size)
+    if isinstance(step, Deduplicate) and step.partitions is None:
+        return dataclasses.replace(step, partitions=partitions_for(size))
+    return step
 
 
 def _together(

@@ -56,8 +56,8 @@ def distinct_rows(
 
 def distinct_of(
     batches: Iterable[pa.RecordBatch], by: Sequence[str], keep: Keep, most: int = _HELD_BYTES
-) -> tuple[pa.RecordBatch, int]:
-    """Return one row for each key of several batches, and how many others there were.
+) -> tuple[pa.RecordBatch, npt.NDArray[np.int64], int]:
+    """Find one row for each key of several batches.
 
     Args:
         batches: At least one; they are looked at once, in any order.
@@ -65,6 +65,10 @@ def distinct_of(
         keep: As in `distinct_rows`.
         most: Bytes of rows to hold before repeated ones are dropped, so that a key with very
             many rows takes no more memory than one with few.
+
+    Returns:
+        Rows, the indices of those to keep as `distinct_rows` gives them, and how many others
+        there were in all.
     """
     held: list[pa.RecordBatch] = []
     seen, size, limit = 0, 0, most
@@ -73,17 +77,14 @@ def distinct_of(
         seen += batch.num_rows
         size += batch.nbytes
         if size >= limit:
-            held = [_distinct(held, by, keep)]
+            rows = concat(held)
+            held = [rows.take(pa.array(distinct_rows(rows, by, keep)))]
             size = held[0].nbytes
             # Twice what had to stay: however many rows there are, each is sorted a few times.
             limit = max(most, 2 * size)
-    rows = _distinct(held, by, keep)
-    return rows, seen - rows.num_rows
-
-
-def _distinct(batches: Iterable[pa.RecordBatch], by: Sequence[str], keep: Keep) -> pa.RecordBatch:
-    rows = concat(batches)
-    return rows.take(pa.array(distinct_rows(rows, by, keep)))
+    rows = concat(held)
+    kept = distinct_rows(rows, by, keep)
+    return rows, kept, seen - len(kept)
 
 
 @dataclasses.dataclass(eq=False)
@@ -152,7 +153,7 @@ class _KeepDistinct(beam.DoFn):  # type: ignore[misc]
         self._keep: Keep = keep
 
     def process(self, partition: tuple[int, Iterable[pa.RecordBatch]]) -> Iterator[Any]:
-        rows, duplicates = distinct_of(partition[1], self._by, self._keep)
-        yield from take_batches(rows, np.arange(rows.num_rows))
+        rows, kept, duplicates = distinct_of(partition[1], self._by, self._keep)
+        yield from take_batches(rows, kept)
         if duplicates:
             yield beam.pvalue.TaggedOutput("counts", Count("", _STEP, "duplicate", duplicates))

@@ -35,12 +35,12 @@ from skewless.transforms.join_rows import (
 )
 from skewless.transforms.rows import Count, Outcome, Rejected, Rows, each_batch
 from skewless.transforms.shuffle import (
-    PARTITIONS,
     check_columns,
     check_keys,
     check_times,
     gather,
     partition_batch,
+    partitions_for,
     take_batches,
 )
 
@@ -136,31 +136,37 @@ class JoinAsOf(beam.PTransform):  # type: ignore[misc]
         source = beam.pvalue.PBegin(left.pipeline) | "Right" >> self.right
         right = source if isinstance(source, Rows) else Rows(source)
         usable = each_batch(right.rows, functools.partial(usable_rows, plan=plan), _STEP)
-        if self.is_broadcast():
+        step = self.sized(None)
+        if step.broadcast:
             everywhere = beam.pvalue.AsIter(usable.rows)
             joined = left | "JoinBatches" >> beam.ParDo(_JoinBatches(plan), everywhere)
         else:
-            joined = self._joins(left, usable.rows, plan)
+            joined = step._join_partitions(left, usable.rows, plan)
         rejected = self._named(right.rejected + usable.rejected, "NameRejected")
         return Rows(joined, rejected, self._named(right.counts + usable.counts, "NameCounts"))
 
-    def is_broadcast(self) -> bool:
-        """Say whether each worker holds all right rows: where not asked for, if they are few."""
-        if self.broadcast is not None or self.partitions is not None:
-            return bool(self.broadcast)
-        size = self.right.estimate_size() if hasattr(self.right, "estimate_size") else None
-        return size is not None and size <= _BROADCAST_BYTES
+    def sized(self, left: int | None) -> JoinAsOf:
+        """Return the step with what was left open decided: by how large both sides are.
 
-    def _joins(
+        Args:
+            left: Bytes of the left rows in memory; None if nobody knows.
+        """
+        if self.broadcast or self.partitions is not None:
+            return self
+        right = self.right.estimate_size() if hasattr(self.right, "estimate_size") else None
+        if self.broadcast is None and right is not None and right <= _BROADCAST_BYTES:
+            return dataclasses.replace(self, broadcast=True)
+        return dataclasses.replace(self, partitions=partitions_for((left or 0) + (right or 0)))
+
+    def _join_partitions(
         self,
         left: beam.PCollection[pa.RecordBatch],
         right: beam.PCollection[pa.RecordBatch],
         plan: JoinPlan,
     ) -> beam.PCollection[pa.RecordBatch]:
-        parts = self.partitions or PARTITIONS
         sides = (
-            _by_partition(left, "PartitionLeft", _LEFT, plan.by, parts),
-            _by_partition(right, "PartitionRight", _RIGHT, plan.by, parts),
+            _by_partition(left, "PartitionLeft", _LEFT, plan.by, self.partitions),
+            _by_partition(right, "PartitionRight", _RIGHT, plan.by, self.partitions),
         )
         # CoGroupByKey would hold all rows of a part; of the left ones a few are enough.
         together = sides | "BothSides" >> beam.Flatten() | "GroupPartitions" >> beam.GroupByKey()
@@ -171,10 +177,9 @@ class JoinAsOf(beam.PTransform):  # type: ignore[misc]
 
         Args:
             left: Rows; they come back in their order of origin.
-            right: Rows as `usable_right` gives them, or None for none.
+            right: Rows that `usable_right` kept, as `in_order` gives them; None for none.
         """
-        ordered = in_order([] if right is None else [right])
-        return join_rows(left, ordered, self._plan())
+        return join_rows(left, right, self._plan())
 
     def usable_right(self, right: pa.RecordBatch) -> Outcome:
         """Keep the right rows that have a key and a time, and of them the columns needed."""
@@ -238,7 +243,7 @@ def _by_partition(
     label: str,
     side: int,
     by: Sequence[str],
-    partitions: int,
+    partitions: int | None,
 ) -> beam.PCollection[tuple[int, tuple[int, pa.RecordBatch]]]:
     sent = beam.FlatMap(_sent, side, by, partitions)
     return batches | label >> sent.with_output_types(tuple[int, tuple[int, pa.RecordBatch]])

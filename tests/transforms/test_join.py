@@ -262,7 +262,7 @@ def test_a_right_side_that_is_small_goes_to_all_workers(tmp_path):
 
     def is_broadcast(path, **arguments):
         right = ReadCsv(str(path), schema=RIGHT, event_time="time")
-        return JoinAsOf(right, by=["origin"], on="at", **arguments).is_broadcast()
+        return bool(JoinAsOf(right, by=["origin"], on="at", **arguments).sized(None).broadcast)
 
     assert is_broadcast(small)
     assert not is_broadcast(small, partitions=2)
@@ -270,7 +270,7 @@ def test_a_right_side_that_is_small_goes_to_all_workers(tmp_path):
     assert not is_broadcast(large)
     assert is_broadcast(large, broadcast=True)
     # Nobody knows how large it is.
-    assert not JoinAsOf(Weather([]), by=["origin"], on="at").is_broadcast()
+    assert not JoinAsOf(Weather([]), by=["origin"], on="at").sized(None).broadcast
 
 
 def test_tolerance_belongs_to_what_is_joined(eager):

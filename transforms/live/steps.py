@@ -14,6 +14,7 @@ from skewless.transforms.aggregate.tiles import entities
 from skewless.transforms.deduplicate import Deduplicate
 from skewless.transforms.filter import Require, Where, keep_complete, keep_where
 from skewless.transforms.join import JoinAsOf
+from skewless.transforms.join_rows import in_order
 from skewless.transforms.online.store import Transaction
 from skewless.transforms.rows import FILE, OFFSET, Outcome
 from skewless.transforms.shuffle import check_columns, key_values
@@ -130,9 +131,7 @@ def _right_rows(path: str) -> pa.RecordBatch | None:
             pa.memory_map(str(here)) as file,
             pa.ipc.open_file(file) as reader,
         ):
-            table = reader.read_all().combine_chunks()
-        batches = table.to_batches()
-        _held[path] = batches[0] if batches else None
+            _held[path] = in_order(reader.read_all().to_batches())
     return _held[path]
 
 
