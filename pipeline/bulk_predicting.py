@@ -147,11 +147,11 @@ def _publish(work: AnyPath, written: list[Any], wanted: BulkPrediction) -> None:
         wanted.table.commit([Written(stream, rows) for stream, rows in written])
         return
     # Named by where their first row came from, so that a second run names them alike.
-    parts = [path_of(path) for _, _, path in sorted(written)]
-    named = [f"part-{number:05d}.{wanted.output_format}" for number in range(len(parts))]
-    move_files(
-        [(part, work / _PREDICTIONS / name) for part, name in zip(parts, named, strict=True)]
-    )
+    moves = [
+        (path_of(path), work / _PREDICTIONS / f"part-{number:05d}.{wanted.output_format}")
+        for number, (_, _, path) in enumerate(sorted(written))
+    ]
+    move_files(moves)
     remove_tree(output / _PREDICTIONS)
     if written:
         move(work / _PREDICTIONS, output / _PREDICTIONS)

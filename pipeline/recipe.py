@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import importlib.util
 import os
@@ -295,8 +296,14 @@ def _folder_of(module: ModuleType) -> str | None:
     file = getattr(module, "__file__", None)
     if not file:
         return None
-    path = pathlib.Path(file).resolve()
-    return str(path.parent.parent if path.name == "__init__.py" else path.parent)
+    path = pathlib.Path(file).absolute()
+    return _real(path.parent.parent if path.name == "__init__.py" else path.parent)
+
+
+@functools.cache
+def _real(folder: pathlib.Path) -> str:
+    # Thousands of modules lie in some hundred folders, and each asks the disk.
+    return str(folder.resolve())
 
 
 def _line_of(error: Exception, file: pathlib.Path) -> int:

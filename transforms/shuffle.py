@@ -189,7 +189,7 @@ def partitions_for(size: int | None, least: int = PARTITIONS) -> int:
     >>> partitions_for(100 << 30)
     400
     """
-    return min(max(least, -(-(size or 0) // _PART_BYTES)), max(least, _MOST_PARTITIONS))
+    return min(max(least, -(-(size or 0) // _PART_BYTES)), _MOST_PARTITIONS)
 
 
 def concat(batches: Iterable[pa.RecordBatch]) -> pa.RecordBatch:

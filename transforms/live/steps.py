@@ -125,7 +125,6 @@ _held: dict[str, pa.RecordBatch | None] = {}
 
 def _right_rows(path: str) -> pa.RecordBatch | None:
     if path not in _held:
-        # A mapped copy outlives its file.
         with (
             local_copy(path_of(path)) as here,
             pa.memory_map(str(here)) as file,
